@@ -1,0 +1,42 @@
+"""The engines of a run. One process or a thousand, an algorithm sees no more than this."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+from torch import Tensor
+
+from corollary.types import Completion, Loss, Metrics, Prompt, Sampling, TokenBatch
+
+
+class Scorer(Protocol):
+    """Gives the log-probabilities of tokens under fixed weights: a reference policy or a teacher."""
+
+    def logprobs(self, batch: TokenBatch) -> Tensor:
+        """`[B, T]` nats, no gradient; 0 behind the end of a sequence."""
+        ...
+
+
+class Trainer(Scorer, Protocol):
+    """Owns the weights that learn."""
+
+    version: int  # optimizer steps taken so far
+
+    def step(self, batch: TokenBatch, loss: Loss) -> Metrics:
+        """One optimizer step on Σ weights·terms; the metrics are averaged by the same weights."""
+        ...
+
+
+class Sampler(Protocol):
+    """Draws answers."""
+
+    def generate(
+        self, prompts: Sequence[Prompt], group_size: int, sampling: Sampling, *, names: Iterable[str | int]
+    ) -> list[list[Completion]]:
+        """`group_size` answers to each prompt; `names` name the random stream, so equal names give equal answers."""
+        ...
+
+    def sync(self, trainer: Trainer) -> None:
+        """Take over the trainer's weights and version."""
+        ...

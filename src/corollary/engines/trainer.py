@@ -1,0 +1,233 @@
+"""The embedded trainer: microbatches, forward, loss, backward, clip, step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from corollary.config import Config
+from corollary.engines.layout import LayoutName, adopt, hidden_states, lay_out, output_head
+from corollary.errors import ModelError, NumericsError
+from corollary.ops.logprob import token_logprobs
+from corollary.ops.reduce import weighted_sum
+from corollary.types import Loss, Metrics, TokenBatch
+
+
+class OptimizerConfig(Config):
+    """AdamW and its schedule."""
+
+    lr: float = Field(default=1e-6, ge=0)
+    """peak learning rate"""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """decoupled, per unit of learning rate"""
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    """decay of the gradient's running mean"""
+    beta2: float = Field(default=0.95, ge=0, lt=1)
+    """decay of the squared gradient's running mean"""
+    eps: float = Field(default=1e-8, gt=0)
+    """added to the root of the second moment"""
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    """the global gradient norm is clipped to this"""
+    warmup_steps: int = Field(default=0, ge=0)
+    """optimizer steps over which the learning rate rises linearly from 0"""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """after the warm-up, down to 0 at the last step"""
+
+    def scale(self, step: int, total: int) -> float:
+        """Share of the peak learning rate at 0-based `step` of `total`.
+
+        >>> [round(OptimizerConfig(schedule="linear", warmup_steps=2).scale(s, 6), 2) for s in range(6)]
+        [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]
+        """
+        if step < self.warmup_steps:
+            return (step + 1) / self.warmup_steps
+        done = (step - self.warmup_steps) / max(1, total - self.warmup_steps)
+        match self.schedule:
+            case "constant":
+                return 1.0
+            case "linear":
+                return max(0.0, 1 - done)
+            case "cosine":
+                return 0.5 * (1 + torch.cos(torch.tensor(torch.pi * min(1.0, done), dtype=torch.float64)).item())
+
+
+class TrainerConfig(Config):
+    """How a step is computed. None of it changes the result beyond rounding."""
+
+    tokens_per_microbatch: int = Field(default=4096, ge=1)
+    """input tokens that are forwarded at one time; a longer sequence goes alone"""
+    layout: LayoutName = "shared_prefix"
+    """how sequences lie in memory"""
+    head_chunk: int = Field(default=1024, ge=1)
+    """response tokens whose logits exist at one time"""
+    gradient_checkpointing: bool = False
+    """recompute layers in the backward pass: about a third more time, much less memory"""
+
+
+class EmbeddedTrainer:
+    """Trains a transformers model in this process, with float32 master weights where the model computes in less.
+
+    Args:
+        model: a causal language model; its weights are trained in place.
+        config, optimizer: see there.
+        total_steps: of the whole run; the schedule's length.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, config: TrainerConfig, optimizer: OptimizerConfig, *, total_steps: int
+    ) -> None:
+        self.model, self.config, self.settings, self.total_steps = adopt(model), config, optimizer, total_steps
+        self.version = 0
+        model.train()
+        if config.gradient_checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        self._named = dict(model.named_parameters())
+        self._masters = {n: _master(p) for n, p in self._named.items()}
+        self._optimizer = torch.optim.AdamW(
+            list(self._masters.values()),
+            lr=optimizer.lr,
+            betas=(optimizer.beta1, optimizer.beta2),
+            eps=optimizer.eps,
+            weight_decay=optimizer.weight_decay,
+            fused=True,
+        )
+
+    def _forward(self, batch: TokenBatch, wanted: Tensor) -> tuple[Tensor, Tensor]:
+        """(logprobs, entropy) `[B, T]` of the wanted tokens, 0 elsewhere."""
+        layout = lay_out(batch, wanted, self.config.layout)
+        hidden = hidden_states(self.model, layout.tokens, layout.positions, layout.attention)
+        logprobs, entropy = token_logprobs(
+            hidden[layout.predicts],
+            output_head(self.model),
+            layout.targets,
+            temperature=batch.temperature,
+            chunk=self.config.head_chunk,
+        )
+        shape = (batch.targets.shape[0], batch.targets.shape[1])
+        return layout.scatter(logprobs, shape), layout.scatter(entropy, shape)
+
+    @torch.no_grad()
+    def logprobs(self, batch: TokenBatch) -> Tensor:
+        """`[B, T]` nats of every response token under the current weights; 0 behind the end."""
+        out = torch.zeros(batch.targets.shape, dtype=_at_least_float32(self.model.dtype))
+        for rows in microbatches(batch, self.config.tokens_per_microbatch, self.config.layout):
+            part = batch.take(rows)
+            real = torch.arange(part.targets.shape[1]) < part.lengths[:, None]
+            out[rows, : part.targets.shape[1]] = self._forward(part, real)[0]
+        return out
+
+    def step(self, batch: TokenBatch, loss: Loss) -> Metrics:
+        """One optimizer step; returns loss, metrics, grad_norm, lr, entropy, trained_tokens.
+
+        Raises:
+            NumericsError: the loss or the gradient is not finite; the weights are as they were.
+        """
+        totals: Metrics = {}
+        self.model.zero_grad(set_to_none=True)
+        for rows in microbatches(batch, self.config.tokens_per_microbatch, self.config.layout):
+            part = batch.take(rows)
+            logprobs, entropy = self._forward(part, part.weights != 0)
+            terms = loss(logprobs, part)
+            weighted_sum(terms.loss, part.weights).backward()
+            for name, tensor in {"loss": terms.loss, "entropy": entropy, **terms.metrics}.items():
+                totals[name] = totals.get(name, 0.0) + weighted_sum(tensor.detach().double(), part.weights).item()
+        if not torch.isfinite(torch.tensor(totals["loss"])):
+            raise NumericsError(f"the loss of step {self.version} is {totals['loss']}; the weights are as before it")
+        totals |= self._update()
+        totals["trained_tokens"] = float((batch.weights != 0).sum())
+        return totals
+
+    def _update(self) -> Metrics:
+        for name, parameter in self._named.items():
+            grad = parameter.grad if parameter.grad is not None else torch.zeros_like(parameter)
+            self._masters[name].grad = grad.to(self._masters[name].dtype)
+        norm = torch.nn.utils.clip_grad_norm_(list(self._masters.values()), self.settings.max_grad_norm)
+        if not torch.isfinite(norm):
+            raise NumericsError(f"the gradient norm of step {self.version} is {norm.item()}; the weights are as before it")
+        lr = self.settings.lr * self.settings.scale(self.version, self.total_steps)
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr
+        self._optimizer.step()
+        self._publish()
+        self.version += 1
+        return {"grad_norm": norm.item(), "lr": lr}
+
+    @torch.no_grad()
+    def _publish(self) -> None:
+        """Round the master weights into the model's."""
+        for name, parameter in self._named.items():
+            parameter.grad = None
+            self._masters[name].grad = None
+            if self._masters[name] is not parameter:
+                parameter.copy_(self._masters[name])
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Master weights, moments and version, by name; what `load_state_dict` needs to go on to the same bits."""
+        state = {f"weight/{n}": m.detach() for n, m in self._masters.items()}
+        for name, master in self._masters.items():
+            for key, value in self._optimizer.state.get(master, {}).items():
+                state[f"{key}/{name}"] = value
+        return state | {"version": torch.tensor(self.version)}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Continue from `state`.
+
+        Raises:
+            ModelError: a weight is missing or of another shape.
+        """
+        for name, master in self._masters.items():
+            saved = state.get(f"weight/{name}")
+            if saved is None or saved.shape != master.shape:
+                came = "nothing" if saved is None else f"shape {tuple(saved.shape)}"
+                raise ModelError(f"the checkpoint has {came} for {name}, the model has shape {tuple(master.shape)}")
+            master.copy_(saved)
+            keys = [k for k in ("step", "exp_avg", "exp_avg_sq") if f"{k}/{name}" in state]
+            self._optimizer.state[master] = {k: state[f"{k}/{name}"].clone() for k in keys}
+        self.version = int(state["version"])
+        self._publish()
+
+
+def microbatches(batch: TokenBatch, budget: int, layout: LayoutName) -> Iterator[list[int]]:
+    """Rows of each microbatch: longest prompts' groups first, at most `budget` input tokens, a group split only if it must.
+
+    >>> b = TokenBatch(prompts=((1,), (1, 2)), prompt_of=torch.tensor([0, 0, 1]), targets=torch.ones(3, 2).long(),
+    ...                lengths=torch.tensor([2, 2, 2]), weights=torch.ones(3, 2))
+    >>> list(microbatches(b, 5, "shared_prefix"))
+    [[2], [0, 1]]
+    """
+    shared = layout == "shared_prefix"
+    members: dict[int, list[int]] = {}
+    for row, prompt in enumerate(batch.prompt_of.tolist()):
+        members.setdefault(prompt, []).append(row)
+    lengths = batch.lengths.tolist()
+    order = sorted(members.items(), key=lambda item: -(len(batch.prompts[item[0]]) + max(lengths[r] for r in item[1])))
+    rows: list[int] = []
+    used = 0
+    for prompt, group in order:
+        width = len(batch.prompts[prompt])
+        paid = False  # this prompt is already in the open microbatch
+        for row in group:
+            cost = lengths[row] + (0 if shared and paid else width)
+            if rows and used + cost > budget:
+                yield rows
+                rows, used, cost = [], 0, lengths[row] + width
+            rows.append(row)
+            used, paid = used + cost, True
+    if rows:
+        yield rows
+
+
+def _master(parameter: torch.nn.Parameter) -> Tensor:
+    if parameter.dtype in (torch.float32, torch.float64):
+        return parameter
+    return parameter.detach().float().requires_grad_()
+
+
+def _at_least_float32(dtype: torch.dtype) -> torch.dtype:
+    return dtype if dtype == torch.float64 else torch.float32

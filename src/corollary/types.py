@@ -1,0 +1,123 @@
+"""What flows from the prompt to the loss. All frozen; each field says its shape.
+
+Shapes: P prompts, G answers per prompt, B sequences (P·G), T response tokens.
+`[B, T]` speaks of what follows the prompt: index t is response token t in every field.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, NamedTuple, Self
+
+import torch
+from torch import Tensor
+
+Metrics = dict[str, float]
+Message = Mapping[str, str]  # {"role": "user", "content": "…"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """One question, as data and as the token ids that the model reads."""
+
+    id: str  # unique in its data set, stable from run to run
+    token_ids: tuple[int, ...]  # chat template applied
+    messages: tuple[Message, ...] = ()  # the conversation, or () where the data set gave plain text
+    text: str = ""  # the prompt as plain text; the rendered conversation where there are messages
+    columns: Mapping[str, Any] = field(default_factory=dict)  # the row's other columns, for the reward
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """The distribution that answers are drawn from. Log-probabilities hold under this one and no other."""
+
+    temperature: float = 1.0  # 0 is greedy
+    top_p: float = 1.0  # (0, 1], probability mass kept
+    top_k: int = 0  # tokens kept; 0 keeps all
+    max_tokens: int = 256  # of one answer
+    stop: tuple[str, ...] = ()  # strings that end an answer, besides end-of-sequence
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """One sampled answer. `token_ids` are what was sampled, never re-encoded text."""
+
+    token_ids: tuple[int, ...]  # end-of-sequence included where it was sampled
+    logprobs: tuple[float, ...]  # nats, one per token, under `sampling`
+    text: str  # decoded, without special tokens and stop string
+    truncated: bool  # stopped by max_tokens, not by itself
+    version: int  # of the weights that sampled it
+    sampling: Sampling
+
+    def __post_init__(self) -> None:
+        if len(self.token_ids) != len(self.logprobs):
+            raise ValueError(f"{len(self.token_ids)} tokens but {len(self.logprobs)} logprobs")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rollout:
+    """An answer with what it earned."""
+
+    prompt: Prompt
+    completion: Completion
+    reward: float | None  # weighted sum; None: could not be judged, left out of its group
+    parts: Mapping[str, float | None] = field(default_factory=dict)  # each reward by its name, unweighted
+
+
+Group = list[Rollout]  # the G answers to one prompt
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenBatch:
+    """Sequences to train on or to score; `prompt_of` lets them share a prompt."""
+
+    prompts: tuple[tuple[int, ...], ...]  # distinct prompts, token ids
+    prompt_of: Tensor  # [B] int64, index into `prompts`
+    targets: Tensor  # [B, T] int64, response tokens; anything behind the end
+    lengths: Tensor  # [B] int64, response tokens of each sequence
+    weights: Tensor  # [B, T] float, what each token's term counts in the step's loss; 0 behind the end
+    temperature: float = 1.0  # logits are divided by it, as they were at sampling
+
+    def __post_init__(self) -> None:
+        shape = tuple(self.targets.shape)
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if isinstance(value, Tensor) and value.dim() == 2 and tuple(value.shape) != shape:
+                raise ValueError(f"{f.name} has shape {tuple(value.shape)}, targets have {shape}")
+        if not len(self.prompt_of) == len(self.lengths) == shape[0]:
+            raise ValueError(f"{shape[0]} sequences, but {len(self.prompt_of)} prompt_of and {len(self.lengths)} lengths")
+
+    def take(self, rows: Sequence[int]) -> Self:
+        """The sequences `rows`, in that order, with the weights that they carry; cut to the longest of them."""
+        index = torch.as_tensor(rows, dtype=torch.long, device=self.targets.device)
+        lengths = self.lengths[index]
+        width = int(lengths.max()) if len(index) else 0
+        used, prompt_of = torch.unique(self.prompt_of[index], return_inverse=True)
+        cut = {
+            f.name: value[index, :width]
+            for f in fields(self)
+            if isinstance(value := getattr(self, f.name), Tensor) and value.dim() == 2
+        }
+        return replace(self, prompts=tuple(self.prompts[i] for i in used.tolist()), prompt_of=prompt_of, lengths=lengths, **cut)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyBatch(TokenBatch):
+    """One optimizer step of rollouts."""
+
+    advantages: Tensor  # [B, T] reward units
+    sampler_logprobs: Tensor  # [B, T] nats, at sampling
+    old_logprobs: Tensor | None = None  # [B, T] nats, the trainer's before the update; None: its own first forward
+    ref_logprobs: Tensor | None = None  # [B, T] nats, of the reference policy
+
+
+class Terms(NamedTuple):
+    """What a loss returns: unreduced. One set of weights averages all of it."""
+
+    loss: Tensor  # [B, T] to be minimised
+    metrics: dict[str, Tensor]  # name → [B, T]
+
+
+Loss = Callable[[Tensor, Any], Terms]
+"""(logprobs `[B, T]` with gradient, the batch that they speak of) → terms `[B, T]`."""

@@ -63,6 +63,7 @@ class Rollout:
     completion: Completion
     reward: float | None  # weighted sum; None: could not be judged, left out of its group
     parts: Mapping[str, float | None] = field(default_factory=dict)  # each reward by its name, unweighted
+    faults: tuple[str, ...] = ()  # what failed in judging it and was masked, a line each
 
 
 Group = list[Rollout]  # the G answers to one prompt
@@ -88,7 +89,7 @@ class TokenBatch:
         if not len(self.prompt_of) == len(self.lengths) == shape[0]:
             raise ValueError(f"{shape[0]} sequences, but {len(self.prompt_of)} prompt_of and {len(self.lengths)} lengths")
 
-    def take(self, rows: Sequence[int]) -> Self:
+    def take(self, rows: Sequence[int] | Tensor) -> Self:
         """The sequences `rows`, in that order, with the weights that they carry; cut to the longest of them."""
         index = torch.as_tensor(rows, dtype=torch.long, device=self.targets.device)
         lengths = self.lengths[index]
@@ -102,6 +103,12 @@ class TokenBatch:
         return replace(self, prompts=tuple(self.prompts[i] for i in used.tolist()), prompt_of=prompt_of, lengths=lengths, **cut)
 
 
+    def to(self, device: torch.device) -> Self:
+        """The same on `device`; itself where it is there already."""
+        moved = {f.name: v.to(device) for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
+        return replace(self, **moved)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyBatch(TokenBatch):
     """One optimizer step of rollouts."""
@@ -110,6 +117,15 @@ class PolicyBatch(TokenBatch):
     sampler_logprobs: Tensor  # [B, T] nats, at sampling
     old_logprobs: Tensor | None = None  # [B, T] nats, the trainer's before the update; None: its own first forward
     ref_logprobs: Tensor | None = None  # [B, T] nats, of the reference policy
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What an algorithm yields: the metrics of one step, and the rollouts behind them where there are any."""
+
+    metrics: Metrics
+    groups: Sequence[Group] = ()
+    advantages: Tensor | None = None  # [P, G]
 
 
 class Terms(NamedTuple):

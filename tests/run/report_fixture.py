@@ -66,7 +66,13 @@ _SYSTEM = "You solve short word problems. Give the equation, then the answer as 
 
 
 def fake_run(
-    folder: Path, *, steps: int = 40, prompts: int = 6, answers: int = 8, problems: int = 120, payloads: Sequence[str] = ()
+    folder: Path,
+    *,
+    steps: int = 40,
+    prompts: int = 6,
+    answers: int = 8,
+    problems: int = 120,
+    payloads: Sequence[str] = (),
 ) -> Path:
     """Writes a run directory and returns it; every free text is one of `payloads` where there are any."""
     draw = random.Random(7)
@@ -153,18 +159,19 @@ def group(words: _Words, step: int, steps: int, number: int, answers: int) -> di
     problem = step * 31 + number
     question, result, _ = words.problem(problem)
     question = words(question)
+    turns = (words("system"), _SYSTEM), (words("user"), question)
     chance = 0.15 + 0.55 * step / steps + 0.25 * (number % 3 == 0)
     made = [_answer(words, problem, words.draw.random() < chance) for _ in range(answers)]
     rewards = [answer["reward"] for answer in made]
     mean = sum(rewards) / answers
-    spread = math.sqrt(sum((reward - mean) ** 2 for reward in rewards) / answers) or 1.0
+    spread = math.sqrt(sum((reward - mean) ** 2 for reward in rewards) / answers)
     for answer in made:
-        answer["advantage"] = (answer["reward"] - mean) / spread
+        answer["advantage"] = (answer["reward"] - mean) / (spread + 1e-6)
     return {
         "step": step,
         "prompt_id": words(f"train/{problem:05d}"),
-        "prompt": f"<|im_start|>system\n{_SYSTEM}<|im_end|>\n<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n",
-        "messages": [{"role": words("system"), "content": _SYSTEM}, {"role": words("user"), "content": question}],
+        "prompt": "".join(f"<|im_start|>{role}\n{content}<|im_end|>\n" for role, content in turns),
+        "messages": [{"role": role, "content": content} for role, content in turns],
         "columns": {"answer": words(str(result)), words("source"): "made up"},
         "answers": made,
     }
@@ -182,7 +189,6 @@ def _answer(words: _Words, problem: int, right: bool) -> dict[str, object]:
         "reward": float(right) + 0.1 * formatted,
         "rewards": {words("equation"): float(right), "format": formatted},
         "truncated": truncated,
-        "passed": right,
     }
 
 
@@ -194,8 +200,9 @@ def _heldout(folder: Path, words: _Words, steps: int, problems: int) -> None:
         row["prompt_id"], row["prompt"] = old["prompt_id"], old["prompt"]
     _jsonl(folder / "evaluations/step-000000.jsonl", before)
     _jsonl(folder / f"evaluations/step-{steps:06d}.jsonl", after)
-    names = ("greedy/strict", "greedy/lenient", "sampled/strict/pass@1", "sampled/strict/pass@4", "sampled/lenient/pass@1")
-    lift = {name: (0.2 + 0.07 * i, 0.6 + 0.05 * i) for i, name in enumerate(names)}
+    names = ("greedy/strict", "greedy/lenient")
+    names += ("sampled/strict/pass@1", "sampled/strict/pass@4", "sampled/lenient/pass@4")
+    lift = {words(name): (0.2 + 0.07 * i, 0.6 + 0.05 * i) for i, name in enumerate(names)}
     content = {
         "dataset": words("arithmetic word problems, held out"),
         "prompts": problems,
@@ -208,7 +215,8 @@ def _heldout(folder: Path, words: _Words, steps: int, problems: int) -> None:
 
 def _measure(value: float, prompts: int) -> dict[str, float]:
     half = 1.96 * math.sqrt(value * (1 - value) / prompts)
-    return {"value": value, "low": value - half, "high": value + half, "correct": round(value * prompts), "prompts": prompts}
+    counts = {"correct": round(value * prompts), "prompts": prompts}
+    return {"value": value, "low": value - half, "high": value + half} | counts
 
 
 def _difference(estimate: float, prompts: int, words: _Words) -> dict[str, object]:
@@ -237,24 +245,29 @@ def _verdict(words: _Words, problem: int, chance: float) -> dict[str, object]:
 
 def _settings(folder: Path, words: _Words, steps: int) -> None:
     config = {
-        "name": words("arithmetic-grpo"),
-        "model": words("smollm2-135m-instruct"),
-        "data": {"name": words("arithmetic"), "heldout": 120},
-        "algorithm": {"type": words("grpo"), "steps": steps + 20, "group_size": 8, "loss": {"type": "ppo_clip", "clip_high": 0.28}},
+        "model": {"path": words("smollm2-135m-instruct"), "dtype": "bfloat16"},
+        "data": {"path": words("arithmetic"), "heldout": 120},
+        "algorithm": {"type": words("grpo"), "group_size": 8, "objective": {"clip_high": 0.28}},
+        "rewards": [{"type": "equation", "weight": 1.0}, {"type": "format", "weight": 0.1}],
         "optimizer": {"learning_rate": 2e-6, "betas": [0.9, 0.95], "clip_norm": 1.0},
         "logger": {"api_key": "canary-4711", "max_tokens": 96},
         words("notes"): words("first try"),
-        "seed": 0,
+        "run": {"seed": 0, "steps": steps + 20},
     }
-    changed = {"algorithm": {"loss": {"clip_high": 0.28}, "group_size": 8}, "optimizer": {"learning_rate": 2e-6}}
-    # JSON is YAML, and unlike YAML it spells every string that the payloads hold.
-    _json(folder / "config.yaml", config) if words.payloads else (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    changed = {"algorithm": {"objective": {"clip_high": 0.28}, "group_size": 8}, "optimizer": {"learning_rate": 2e-6}}
+    _json(folder / "config.yaml", config)  # JSON is YAML, and its escapes spell whatever the payloads hold
     (folder / "config.diff.yaml").write_text(yaml.safe_dump(changed))
     (folder / "checkpoints" / f"step-{steps:06d}").mkdir(parents=True, exist_ok=True)
     (folder / "checkpoints" / f"step-{steps:06d}" / "state.json").write_text("{}")
     packages = {"torch": "2.9.0", "transformers": "5.1.0", words("numpy"): words("2.3.4")}
-    machine = {"python": "3.11.7", "platform": words("Linux x86_64"), "cpu": words("a processor of two cores"), "threads": 2}
-    _json(folder / "environment.json", {"corollary": "0.1.0", **machine, "packages": packages, "commit": "0" * 12, "seed": 0})
+    machine = {
+        "python": "3.11.7",
+        "platform": words("Linux x86_64"),
+        "cpu": words("two cores"),
+        "threads": 2,
+        "seed": 0,
+    }
+    _json(folder / "environment.json", {"corollary": "0.1.0", **machine, "packages": packages, "commit": "0" * 12})
 
 
 def _json(path: Path, value: object) -> None:

@@ -5,12 +5,13 @@
     ${}      resolved once, over the whole tree, by OmegaConf (its only use)
     check    pydantic; every mistake at once, each with its place, dotted key, what came and the nearest right name
 
-A mapping is merged into the one below it; a list, a scalar and a free mapping (`dict`) in the class's defaults are replaced.
-The key `type` names a variant: where it changes, the keys of the old variant go.
+A mapping is merged into the one below it; a list, a scalar and a free mapping (`dict`) of the class's defaults are
+replaced. The key `type` names a variant: where it changes, the keys of the old variant go.
 """
 
 from corollary.config.base import Config, diff, schema, to_yaml
 from corollary.config.loading import Loaded, load, preset_names
 from corollary.config.problems import InvalidConfig, Problem
+from corollary.config.variants import by_name
 
-__all__ = ["Config", "InvalidConfig", "Loaded", "Problem", "diff", "load", "preset_names", "schema", "to_yaml"]
+__all__ = ["Config", "InvalidConfig", "Loaded", "Problem", "by_name", "diff", "load", "preset_names", "schema", "to_yaml"]

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from types import UnionType
-from typing import Annotated, Any, Union, get_args, get_origin
+from collections.abc import Mapping
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict
 from pydantic.fields import FieldInfo
-from pydantic_core import PydanticCustomError, PydanticUndefined, to_jsonable_python
+from pydantic_core import PydanticUndefined, to_jsonable_python
 
 from corollary.config.reading import scalar
 
@@ -29,31 +28,6 @@ class Config(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _true_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
-        kinds = set(_kinds(cls.model_fields[str(info.field_name)].annotation))
-        items = value if isinstance(value, list | tuple) else [value]
-        if kinds & {int, float} and bool not in kinds and any(isinstance(item, bool) for item in items):
-            raise PydanticCustomError("bool_for_number", "Input should be a number")
-        return value
-
-
-def _kinds(annotation: Any) -> Iterator[Any]:
-    """The types that an annotation is made of."""
-    yield annotation
-    for part in get_args(annotation):
-        yield from _kinds(part)
-
-
-def alternatives(annotation: Any) -> list[Any]:
-    """The members of a union, `Annotated` taken off; the annotation alone where it is none."""
-    if get_origin(annotation) is Annotated:
-        return alternatives(get_args(annotation)[0])
-    if get_origin(annotation) in (Union, UnionType):
-        return [kind for part in get_args(annotation) for kind in alternatives(part)]
-    return [annotation]
 
 
 def default_of(field: FieldInfo) -> Any:
@@ -75,6 +49,19 @@ def escape(text: str) -> str:
     return _INTERPOLATION.sub(r"\1\1\\${", text)
 
 
+def unescape(text: str) -> str:
+    """The text that `escape` was given."""
+    return _INTERPOLATION.sub(lambda match: match[1][: len(match[1]) // 2] + "${", text)
+
+
+def _escaped(data: Any) -> Any:
+    if isinstance(data, dict):
+        return {key: _escaped(value) for key, value in data.items()}
+    if isinstance(data, list):
+        return [_escaped(value) for value in data]
+    return escape(data) if isinstance(data, str) else data
+
+
 class _Dumper(yaml.SafeDumper):
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -87,7 +74,7 @@ class _Dumper(yaml.SafeDumper):
             style = "|"
         else:
             style = None if isinstance(scalar(data), str) else "'"
-        return self.represent_scalar("tag:yaml.org,2002:str", escape(data), style=style)
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style=style)
 
 
 _Dumper.add_representer(str, _Dumper.represent_text)
@@ -102,7 +89,7 @@ def to_yaml(config: Config | Mapping[str, Any]) -> str:
     lr: 1.0e-05
     """
     data = config.model_dump(mode="json") if isinstance(config, Config) else to_jsonable_python(config)
-    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=10_000)
+    return yaml.dump(_escaped(data), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=10_000)
 
 
 def diff(config: Config, base: Config | None = None) -> dict[str, Any]:
@@ -113,7 +100,7 @@ def diff(config: Config, base: Config | None = None) -> dict[str, Any]:
         base: what to compare with, of the same class; the class's defaults when left out.
 
     Returns:
-        Only the fields that differ, and those without a default; a variant keeps its `type` where anything in it differs.
+        Only the fields that differ, and those without a default; a variant in which anything differs keeps its `type`.
 
     >>> class Optimizer(Config):
     ...     lr: float = 1e-5
@@ -131,7 +118,7 @@ def diff(config: Config, base: Config | None = None) -> dict[str, Any]:
 
 def _difference(value: Any, other: Any) -> Any:
     if isinstance(value, Config):
-        tag = {"type": value.type} if "type" in type(value).model_fields else {}
+        tag = {name: part for name, part in value if name == "type"}
         return tag | diff(value, other if type(value) is type(other) else None)
     if isinstance(value, list | tuple):
         return [_difference(item, None) for item in value]
@@ -143,7 +130,7 @@ def schema(cls: type[Config]) -> dict[str, Any]:
     result = cls.model_json_schema()
     name = {"type": "string"}
     result["properties"]["defaults"] = {
-        "description": "What this file builds on: a preset's name, or the path of a file relative to this one; or a list.",
+        "description": "What this file builds on: a preset's name, a path relative to this file, or a list of them.",
         "anyOf": [name, {"type": "array", "items": name}],
     }
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **result}

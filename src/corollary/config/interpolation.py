@@ -1,7 +1,7 @@
 """`${key}`, `${.sibling}` and `${oc.env:NAME,default}`, by OmegaConf.
 
-A value is settled once, against those already settled, and all of them share one allowance: what `${a}${a}` of `${b}${b}` of …
-costs is a sum, not a product.
+A value is settled once, against those already settled, and all of them share one allowance: what `${a}${a}` of
+`${b}${b}` of … costs is a sum, not a product.
 """
 
 from __future__ import annotations
@@ -9,9 +9,8 @@ from __future__ import annotations
 import re
 from functools import reduce
 from operator import getitem
-from typing import Any
 
-from corollary.config.base import escape
+from corollary.config.base import escape, unescape
 from corollary.config.problems import FILE, MISSING, UNKNOWN, Problem, one_of
 from corollary.config.tree import Keys, Node, dotted, grow, leaves, plain, replace
 
@@ -20,27 +19,33 @@ MAX_CHAIN = 20  # interpolations that refer to one another
 MAX_TEXT = 10_000  # characters of a value with ${}
 MAX_REFERENCES = 50  # ${} in one value
 ALLOWANCE = 1_000_000  # characters that all interpolations together may give
-NODE_COST = 100  # of a value, and COPY_COST of a list or mapping that was walked in vain, in characters
-COPY_COST = 10_000
-RESOLVERS = ("oc.env", "oc.decode")
-_RESOLVER = re.compile(r"\$\{\s*([\w.]+)\s*:")
+NODE_COST = 100  # what a value costs, in characters
+COPY_COST = 10_000  # what looking through a list or mapping costs, in characters
+RESOLVERS = ("oc.env",)
+_LIVE = re.compile(r"(?<!\\)(?:\\\\)*\$\{(?:\s*([\w.]+)\s*:)?")  # ${ that no backslash escapes, and a resolver's name
 _UNSETTLED = "???"  # OmegaConf's word for a value that is not there yet
 
 
-def interpolated(root: Node) -> tuple[Node, list[Problem]]:
-    """The tree with every `${}` replaced, and a problem for each that cannot be."""
-    pending = {keys: leaf for keys, leaf in leaves(root) if isinstance(leaf.value, str) and "${" in leaf.value}
-    if not pending:
-        return root, []
+def interpolated(root: Node) -> tuple[Node, list[Problem], set[str]]:
+    """The tree with every `${}` replaced, what is wrong with those that cannot be, and the keys of these."""
+    texts = {keys: leaf for keys, leaf in leaves(root) if isinstance(leaf.value, str) and "${" in leaf.value}
+    pending = {keys: leaf for keys, leaf in texts.items() if _LIVE.search(leaf.value)}
+    literal = {keys: Node(unescape(leaf.value), leaf.place) for keys, leaf in texts.items() if keys not in pending}
     if len(pending) > MAX_VALUES:
         keys, leaf = next(iter(pending.items()))
-        return root, [_problem(keys, leaf, f"one of {len(pending):,} values with ${{}}; the limit is {MAX_VALUES:,}")]
+        what = f"one of {len(pending):,} values with ${{}}; the limit is {MAX_VALUES:,}"
+        return root, [_problem(keys, leaf, what)], {dotted(keys) for keys in pending}
     refused = {keys: problem for keys, leaf in pending.items() if (problem := _refused(keys, leaf))}
     settled, faults = _settle(root, {keys: leaf for keys, leaf in pending.items() if keys not in refused})
-    problems = [*refused.values(), *(p for keys, fault in faults.items() if (p := _explained(root, keys, pending[keys], fault)))]
-    if faults and not problems:  # every fault is only that another value is not there
-        problems = [_problem(keys, pending[keys], f"{pending[keys].value} leads back to itself, or too far") for keys in faults]
-    return replace(root, settled), problems
+    explained = {keys: _explained(root, keys, pending[keys], fault) for keys, fault in faults.items()}
+    problems = [*refused.values(), *(problem for problem in explained.values() if problem)]
+    if faults and not problems:  # each is only waiting for another
+        problems = [_endless(keys, pending[keys]) for keys in faults]
+    return replace(root, literal | settled), problems, {dotted(keys) for keys in (*refused, *faults)}
+
+
+def _endless(keys: Keys, leaf: Node) -> Problem:
+    return _problem(keys, leaf, f"{leaf.value} leads back to itself, or through more than {MAX_CHAIN} others")
 
 
 def _problem(keys: Keys, leaf: Node, what: str, hint: str = "", code: str = FILE) -> Problem:
@@ -49,7 +54,7 @@ def _problem(keys: Keys, leaf: Node, what: str, hint: str = "", code: str = FILE
 
 def _refused(keys: Keys, leaf: Node) -> Problem | None:
     """What is not even evaluated."""
-    strange = [name for name in _RESOLVER.findall(leaf.value) if name not in RESOLVERS]
+    strange = [name for name in _LIVE.findall(leaf.value) if name and name not in RESOLVERS]
     if strange:
         return _problem(keys, leaf, f"${{{strange[0]}:…}} is not available", one_of(strange[0], RESOLVERS))
     if len(leaf.value) > MAX_TEXT or leaf.value.count("${") > MAX_REFERENCES:
@@ -61,6 +66,11 @@ class _TooMuch(Exception):
     """The allowance is used up."""
 
 
+def _there(text: str) -> str:
+    """What of a text others can refer to from the start."""
+    return _UNSETTLED if _LIVE.search(text) or ("${" in text and len(text) > MAX_TEXT) else text
+
+
 class _World:
     """The configuration as OmegaConf sees it, its unsettled values absent."""
 
@@ -68,7 +78,7 @@ class _World:
         from omegaconf import OmegaConf  # only a configuration with ${} pays for the import
 
         self._omegaconf = OmegaConf
-        self._config = OmegaConf.create(plain(root, lambda text: _UNSETTLED if "${" in text else text))
+        self._config = OmegaConf.create(plain(root, _there))
         self._allowance = ALLOWANCE
 
     def settle(self, keys: Keys, leaf: Node) -> Node:
@@ -96,6 +106,8 @@ class _World:
 
 def _settle(root: Node, pending: dict[Keys, Node]) -> tuple[dict[Keys, Node], dict[Keys, Exception]]:
     """What could be settled, and the last fault of what could not."""
+    if not pending:
+        return {}, {}
     from omegaconf.errors import OmegaConfBaseException
 
     world = _World(root)
@@ -103,11 +115,11 @@ def _settle(root: Node, pending: dict[Keys, Node]) -> tuple[dict[Keys, Node], di
     faults: dict[Keys, Exception] = {}
     for _ in range(MAX_CHAIN):
         before = len(settled)
-        for keys in pending.keys() - settled.keys():
+        for keys in [keys for keys in pending if keys not in settled]:
             try:
                 settled[keys] = world.settle(keys, pending[keys])
                 faults.pop(keys, None)
-            except OmegaConfBaseException as fault:
+            except (OmegaConfBaseException, RecursionError) as fault:
                 faults[keys] = fault
             except _TooMuch as fault:
                 return settled, {keys: fault}
@@ -128,9 +140,11 @@ def _explained(root: Node, keys: Keys, leaf: Node, fault: Exception) -> Problem 
         case "InterpolationKeyError":
             name = re.search(r"key '(.*?)'", said)
             known = [dotted(way) for way, _ in leaves(root)]
-            return _problem(keys, leaf, f"{leaf.value}: no such key", one_of(name[1] if name else "", known, ""), UNKNOWN)
+            return _problem(
+                keys, leaf, f"{leaf.value}: no such key", one_of(name[1] if name else "", known, "there are"), UNKNOWN
+            )
         case "GrammarParseError":
             hint = r"write ${key} or ${oc.env:NAME,default}, and \${ for a plain ${"
             return _problem(keys, leaf, f"{leaf.value[:60]!r} is no complete ${{}}", hint)
         case _:
-            return None if "Recursive" in said else _problem(keys, leaf, said)
+            return _endless(keys, leaf) if "Recursive" in said else _problem(keys, leaf, said)

@@ -46,9 +46,9 @@ def dotted(keys: Keys) -> str:
 def grow(value: Any, place: Place) -> Node:
     """The tree of plain data, all from one place."""
     if isinstance(value, Mapping):
-        return Node({str(key): grow(child, place) for key, child in value.items()}, place, branch=True)
+        return Node({str(key): grow(part, place) for key, part in value.items()}, place, branch=True)
     if isinstance(value, list | tuple):
-        return Node([grow(child, place) for child in value], place, branch=True)
+        return Node([grow(part, place) for part in value], place, branch=True)
     return Node(value, place)
 
 
@@ -57,6 +57,16 @@ def children(node: Node) -> dict[str | int, Node]:
     if not node.branch:
         return {}
     return dict(node.value) if isinstance(node.value, dict) else dict(enumerate(node.value))
+
+
+def child(node: Node | None, key: str | int) -> Node | None:
+    """The node under a key, or at an index (also written as text); None where there is none."""
+    if node is None or not node.branch:
+        return None
+    if isinstance(node.value, dict):
+        return node.value.get(str(key))
+    index = int(key) if str(key).isdecimal() and len(str(key)) < 9 else -1
+    return node.value[index] if 0 <= index < len(node.value) else None
 
 
 def with_children(node: Node, parts: Mapping[Any, Node]) -> Node:
@@ -69,24 +79,26 @@ def leaves(node: Node, keys: Keys = ()) -> Iterator[tuple[Keys, Node]]:
     """Every leaf with its way from the root, in order."""
     if not node.branch:
         yield keys, node
-    for key, child in children(node).items():
-        yield from leaves(child, (*keys, key))
+    for key, part in children(node).items():
+        yield from leaves(part, (*keys, key))
 
 
 def replace(node: Node, new: Mapping[Keys, Node], keys: Keys = ()) -> Node:
     """The tree with the nodes at the ways in `new` exchanged."""
     if keys in new:
         return new[keys]
-    parts = {key: replace(child, new, (*keys, key)) for key, child in children(node).items()}
+    parts = {key: replace(part, new, (*keys, key)) for key, part in children(node).items()}
     return with_children(node, parts) if node.branch else node
 
 
 def plain(node: Node, text: Callable[[str], str] = lambda text: text) -> Any:
     """The data without places; `text` is applied to each string leaf."""
     if node.branch and isinstance(node.value, dict):
-        return {key: plain(child, text) for key, child in node.value.items()}
+        return {key: plain(part, text) for key, part in node.value.items()}
     if node.branch:
-        return [plain(child, text) for child in node.value]
+        return [plain(part, text) for part in node.value]
+    if isinstance(node.value, dict | list):  # a free mapping of the class's defaults
+        return plain(grow(node.value, node.place), text)
     return text(node.value) if isinstance(node.value, str) else node.value
 
 
@@ -94,10 +106,10 @@ def find(node: Node, keys: Keys) -> tuple[Node | None, Place]:
     """The node at the end of the way, if there is one, and the last place on the way that is not built in."""
     place, at = node.place, node
     for key in keys:
-        child = children(at).get(key)
-        if child is None:
+        under = child(at, key)
+        if under is None:
             return None, place
-        at, place = child, child.place if child.place != BUILT_IN else place
+        at, place = under, under.place if under.place != BUILT_IN else place
     return at, place
 
 
@@ -113,7 +125,7 @@ def merge(base: Node, over: Node) -> Node:
     was, now = base.value.get("type"), over.value.get("type")
     if was is not None and now is not None and plain(was) != plain(now):
         return over
-    parts = {key: merge(base.value[key], child) if key in base.value else child for key, child in over.value.items()}
+    parts = {key: merge(base.value[key], part) if key in base.value else part for key, part in over.value.items()}
     return Node({**base.value, **parts}, over.place if over.place != BUILT_IN else base.place, branch=True)
 
 
@@ -126,12 +138,11 @@ def put(node: Node, keys: Keys, new: Node) -> Node:
     if not keys:
         return merge(node, new)
     key, *rest = keys
+    under = child(node, key)
     if node.branch and isinstance(node.value, list):
-        index = {str(i): i for i in range(len(node.value))}.get(str(key))
-        if index is None:
+        if under is None:
             raise IndexError(f"no item {key}: the list has {len(node.value)}, counted from 0")
-        parts = children(node)
-        return with_children(node, {**parts, index: put(parts[index], tuple(rest), new)})
-    below = children(node).get(key, Node({}, new.place, branch=True))
-    over = Node({str(key): put(below, tuple(rest), new)}, new.place, branch=True)
+        return with_children(node, {**children(node), int(key): put(under, tuple(rest), new)})
+    under = under or Node({}, new.place, branch=True)
+    over = Node({str(key): put(under, tuple(rest), new)}, new.place, branch=True)
     return Node(merge(node, over).value, node.place if node.branch else new.place, branch=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Literal
 
@@ -53,7 +54,7 @@ class OptimizerConfig(Config):
             case "linear":
                 return max(0.0, 1 - done)
             case "cosine":
-                return 0.5 * (1 + torch.cos(torch.tensor(torch.pi * min(1.0, done), dtype=torch.float64)).item())
+                return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 
 class TrainerConfig(Config):
@@ -69,36 +70,19 @@ class TrainerConfig(Config):
     """recompute layers in the backward pass: about a third more time, much less memory"""
 
 
-class EmbeddedTrainer:
-    """Trains a transformers model in this process, with float32 master weights where the model computes in less.
+class EmbeddedScorer:
+    """Log-probabilities under a transformers model in this process.
 
     Args:
-        model: a causal language model; its weights are trained in place.
-        config, optimizer: see there.
-        total_steps: of the whole run; the schedule's length.
+        model: a causal language model.
+        config: how the forward pass is computed.
     """
 
-    def __init__(
-        self, model: PreTrainedModel, config: TrainerConfig, optimizer: OptimizerConfig, *, total_steps: int
-    ) -> None:
-        self.model, self.config, self.settings, self.total_steps = adopt(model), config, optimizer, total_steps
-        self.version = 0
-        model.train()
-        if config.gradient_checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
-        self._named = dict(model.named_parameters())
-        self._masters = {n: _master(p) for n, p in self._named.items()}
-        self._optimizer = torch.optim.AdamW(
-            list(self._masters.values()),
-            lr=optimizer.lr,
-            betas=(optimizer.beta1, optimizer.beta2),
-            eps=optimizer.eps,
-            weight_decay=optimizer.weight_decay,
-            fused=True,
-        )
+    def __init__(self, model: PreTrainedModel, config: TrainerConfig) -> None:
+        self.model, self.config = adopt(model), config
 
-    def _forward(self, batch: TokenBatch, wanted: Tensor) -> tuple[Tensor, Tensor]:
-        """(logprobs, entropy) `[B, T]` of the wanted tokens, 0 elsewhere."""
+    def forward(self, batch: TokenBatch, wanted: Tensor) -> tuple[Tensor, Tensor]:
+        """(logprobs, entropy) `[B, T]` nats of the wanted response tokens, 0 elsewhere; logprobs carry the gradient."""
         layout = lay_out(batch, wanted, self.config.layout)
         hidden = hidden_states(self.model, layout.tokens, layout.positions, layout.attention)
         logprobs, entropy = token_logprobs(
@@ -118,8 +102,42 @@ class EmbeddedTrainer:
         for rows in microbatches(batch, self.config.tokens_per_microbatch, self.config.layout):
             part = batch.take(rows)
             real = torch.arange(part.targets.shape[1]) < part.lengths[:, None]
-            out[rows, : part.targets.shape[1]] = self._forward(part, real)[0]
+            out[rows, : part.targets.shape[1]] = self.forward(part.to(self.model.device), real)[0].cpu()
         return out
+
+
+class EmbeddedTrainer:
+    """Trains a transformers model in this process, with float32 master weights where the model computes in less.
+
+    Args:
+        model: a causal language model; its weights are trained in place.
+        config, optimizer: see there.
+        total_steps: of the whole run; the schedule's length.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, config: TrainerConfig, optimizer: OptimizerConfig, *, total_steps: int
+    ) -> None:
+        self.scorer = EmbeddedScorer(model, config)
+        self.config, self.settings, self.total_steps = config, optimizer, total_steps
+        self.version = 0
+        model.train()
+        if config.gradient_checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        self._named = dict(model.named_parameters())
+        self._masters = {n: _master(p) for n, p in self._named.items()}
+        self._optimizer = torch.optim.AdamW(
+            list(self._masters.values()),
+            lr=optimizer.lr,
+            betas=(optimizer.beta1, optimizer.beta2),
+            eps=optimizer.eps,
+            weight_decay=optimizer.weight_decay,
+            fused=True,
+        )
+
+    def logprobs(self, batch: TokenBatch) -> Tensor:
+        """`[B, T]` nats of every response token under the current weights; 0 behind the end."""
+        return self.scorer.logprobs(batch)
 
     def step(self, batch: TokenBatch, loss: Loss) -> Metrics:
         """One optimizer step; returns loss, metrics, grad_norm, lr, entropy, trained_tokens.
@@ -128,15 +146,15 @@ class EmbeddedTrainer:
             NumericsError: the loss or the gradient is not finite; the weights are as they were.
         """
         totals: Metrics = {}
-        self.model.zero_grad(set_to_none=True)
         for rows in microbatches(batch, self.config.tokens_per_microbatch, self.config.layout):
-            part = batch.take(rows)
-            logprobs, entropy = self._forward(part, part.weights != 0)
+            part = batch.take(rows).to(self.scorer.model.device)
+            logprobs, entropy = self.scorer.forward(part, part.weights != 0)
             terms = loss(logprobs, part)
             weighted_sum(terms.loss, part.weights).backward()
             for name, tensor in {"loss": terms.loss, "entropy": entropy, **terms.metrics}.items():
                 totals[name] = totals.get(name, 0.0) + weighted_sum(tensor.detach().double(), part.weights).item()
-        if not torch.isfinite(torch.tensor(totals["loss"])):
+        if not math.isfinite(totals["loss"]):
+            self._forget_gradients()
             raise NumericsError(f"the loss of step {self.version} is {totals['loss']}; the weights are as before it")
         totals |= self._update()
         totals["trained_tokens"] = float((batch.weights != 0).sum())
@@ -148,21 +166,25 @@ class EmbeddedTrainer:
             self._masters[name].grad = grad.to(self._masters[name].dtype)
         norm = torch.nn.utils.clip_grad_norm_(list(self._masters.values()), self.settings.max_grad_norm)
         if not torch.isfinite(norm):
+            self._forget_gradients()
             raise NumericsError(f"the gradient norm of step {self.version} is {norm.item()}; the weights are as before it")
         lr = self.settings.lr * self.settings.scale(self.version, self.total_steps)
         for group in self._optimizer.param_groups:
             group["lr"] = lr
         self._optimizer.step()
+        self._forget_gradients()
         self._publish()
         self.version += 1
         return {"grad_norm": norm.item(), "lr": lr}
+
+    def _forget_gradients(self) -> None:
+        for name, parameter in self._named.items():
+            parameter.grad = self._masters[name].grad = None
 
     @torch.no_grad()
     def _publish(self) -> None:
         """Round the master weights into the model's."""
         for name, parameter in self._named.items():
-            parameter.grad = None
-            self._masters[name].grad = None
             if self._masters[name] is not parameter:
                 parameter.copy_(self._masters[name])
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 import torch
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from torch import Tensor
 
-from corollary.config import Config
+from corollary.config import Config, by_name
 
 
 class GroupMean(Config):
@@ -56,7 +56,9 @@ class BatchStd(Config):
         return a / (seen.std() + self.eps) if len(seen) > 1 else a
 
 
-Advantage = Annotated[GroupMean | GroupStd | LeaveOneOut | BatchStd, Field(discriminator="type")]
+Advantage = Annotated[
+    GroupMean | GroupStd | LeaveOneOut | BatchStd, Field(discriminator="type"), BeforeValidator(by_name)
+]
 
 
 def _judged(rewards: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -87,7 +89,8 @@ def centred(rewards: Tensor) -> Tensor:
     tensor([[ 0.7500, -0.2500, -0.2500, -0.2500]])
     """
     judged, n, r = _judged(rewards)
-    return (r - r.sum(-1, keepdim=True) / n).where(judged, 0.0)
+    kept = judged & ~_equal(rewards, judged)  # equal rewards give exactly 0, whatever the mean rounds to
+    return (r - r.sum(-1, keepdim=True) / n).where(kept, 0.0)
 
 
 def standardised(rewards: Tensor, *, eps: float = 1e-6) -> Tensor:
@@ -108,10 +111,10 @@ def standardised(rewards: Tensor, *, eps: float = 1e-6) -> Tensor:
     >>> standardised(torch.tensor([[0.2, 0.9, 0.4]]))
     tensor([[-0.8320,  1.1094, -0.2773]])
     """
-    judged, n, _ = _judged(rewards)
+    _, n, _ = _judged(rewards)
     a = centred(rewards)
     std = (a.square().sum(-1, keepdim=True) / (n - 1).clamp(min=1)).sqrt()
-    return torch.where(_equal(rewards, judged), 0.0, a / (std + eps))
+    return a / (std + eps)
 
 
 def leave_one_out(rewards: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import NormalDist, fmean, stdev
 
 import torch
@@ -313,12 +314,16 @@ def _check_counts(total: int, some: int, k: int = 1) -> None:
     if total < 1 or not 0 <= some <= total:
         raise ValueError(f"counts must satisfy 0 ≤ correct ≤ n and n ≥ 1, got {some} of {total}")
     if not 1 <= k <= total:
-        raise ValueError(f"k must be between 1 and the {total} samples drawn, got {k}; draw more samples for a larger k")
+        raise ValueError(
+            f"k must be between 1 and the {total} samples drawn, got {k}; draw more samples for a larger k"
+        )
 
 
 def _paired(before: Sequence[float], after: Sequence[float], *, least: int) -> int:
     if len(before) != len(after) or len(before) < least:
-        raise ValueError(f"need the same prompts twice and at least {least}, got {len(before)} before, {len(after)} after")
+        raise ValueError(
+            f"need the same prompts twice and at least {least}, got {len(before)} before, {len(after)} after"
+        )
     return len(before)
 
 
@@ -345,6 +350,7 @@ def _z(confidence: float) -> float:
     return NormalDist().inv_cdf((1 + confidence) / 2)
 
 
+@lru_cache(maxsize=64)
 def _t_quantile(freedom: float, confidence: float) -> float:
     """t with P(|T| ≤ t) = confidence, by P(|T| ≤ t) = I_y(½, ν/2) at y = t² / (ν + t²)."""
     y = _edge(lambda y: beta_cdf(y, 0.5, freedom / 2) <= confidence, 0.0, 1.0)
@@ -368,9 +374,7 @@ def beta_cdf(x: float, a: float, b: float) -> float:
         return float(x >= 1)
     if x > (a + 1) / (a + b + 2):  # where the fraction converges slowly; its mirror image is fast
         return 1 - beta_cdf(1 - x, b, a)
-    front = math.exp(
-        math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)
-    )
+    front = math.exp(math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x))
     c, d = 1.0, 1 / (1 - (a + b) * x / (a + 1))
     fraction = d
     for m in range(1, 100_000):

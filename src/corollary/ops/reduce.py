@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 import torch
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from torch import Tensor
 
-from corollary.config import Config
+from corollary.config import Config, by_name
 
 
 class TokenMean(Config):
@@ -41,7 +41,9 @@ class Constant(Config):
     """L, tokens; the most that an answer may have, never the padded width of a batch."""
 
 
-Average = Annotated[TokenMean | SequenceMean | SequenceSum | Constant, Field(discriminator="type")]
+Average = Annotated[
+    TokenMean | SequenceMean | SequenceSum | Constant, Field(discriminator="type"), BeforeValidator(by_name)
+]
 
 
 def token_weights(trained: Tensor, average: TokenMean | SequenceMean | SequenceSum | Constant) -> Tensor:

@@ -1,7 +1,7 @@
 """JSON Lines read as a stream: files larger than memory, files that are still being written, lines that are broken.
 
-A file is read twice. The first pass learns where each step's lines lie and keeps nothing else; the second fetches the few
-that are wanted.
+A file is read twice. The first pass learns where each step's lines lie and keeps nothing else; the second fetches the
+few that are wanted.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """`report.html`: a run as one page that needs nothing else, neither a network nor a server.
 
-Data enters the page as JSON in a block that no browser executes, with every character escaped that could end the block, and
-leaves it as text: the page's script has no way to make markup out of a string, and the page's policy forbids every other
-script, style and connection. What models and data sets wrote can therefore change neither an element nor an attribute.
+Data enters the page as JSON in a block that no browser executes, with every character escaped that could end the block,
+and leaves it as text: the page's script has no way to make markup out of a string, and the page's policy forbids every
+other script, style and connection. What models and data sets wrote can therefore change neither an element nor an
+attribute of the file.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
 import re
 import shlex
 from collections.abc import Iterator, Mapping
@@ -22,6 +22,7 @@ from pathlib import Path
 import yaml
 
 from corollary.errors import StorageError
+from corollary.run.files import write_text
 from corollary.run.jsonl import evenly
 from corollary.run.report_data import (
     Curves,
@@ -37,7 +38,18 @@ from corollary.run.report_data import (
     rollouts,
 )
 
-SCRIPTS = ("dom.js", "numbers.js", "results.js", "chart.js", "curves.js", "browser.js", "rollouts.js", "heldout.js", "setup.js", "app.js")
+SCRIPTS = (
+    "dom.js",
+    "numbers.js",
+    "results.js",
+    "chart.js",
+    "curves.js",
+    "browser.js",
+    "rollouts.js",
+    "heldout.js",
+    "setup.js",
+    "app.js",
+)
 SETTINGS = 2_000  # lines of one table
 CONFIG_BYTES = 1_000_000
 
@@ -51,11 +63,13 @@ PURPOSE = {
     "evaluation.json": "held-out results, before and after",
     "evaluations": "every held-out answer",
     "checkpoints": "weights and the state to continue from",
+    "model": "the trained model, as transformers loads it",
     "environment.json": "versions, machine and seed",
 }
 
 _ESCAPED = re.compile("[<>&\x7f-\x9f\u00ad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")
 _SLOT = re.compile(r"\{\{(\w+)\}\}")
+_WEIGHT = re.compile(r"rewards\.\d+\.weight")
 _SECRET = re.compile(r"(?i)(^|[._-])(password|passwd|secret|credentials?|api_?key|token)$")
 _NO_SECRET = re.compile(r"(?i)(bos|eos|pad|unk|sep|cls|mask|stop|per)_token$")
 
@@ -73,7 +87,7 @@ class File(Seen):
     name: Text
     purpose: str
     size: int  # bytes
-    inside: list[Text] = []  # the first and last names in a folder
+    inside: list[Text]  # the first and last names in a folder
 
 
 class Command(Seen):
@@ -90,6 +104,7 @@ class Page(Seen):
     path: Text
     as_of: str  # UTC, when the newest of the run's files was written; empty where there is none
     steps_planned: int | None
+    full_mark: float  # reward units, of an answer that satisfies every reward
     facts: dict[str, Text]
     evaluation: Evaluation | None
     metrics: Curves
@@ -114,9 +129,12 @@ def write_report(run_dir: Path) -> Path:
     if not run_dir.is_dir():
         raise StorageError("no such run directory", where=str(run_dir), hint="give the path of a run, as in runs/NAME")
     try:
-        return _replace(run_dir / "report.html", html(gather(run_dir)))
+        page = gather(run_dir)
     except OSError as error:
-        raise StorageError(f"the report cannot be written: {error.strerror}", where=str(error.filename or run_dir)) from error
+        raise StorageError(f"cannot be read: {error.strerror}", where=str(error.filename or run_dir)) from error
+    path = run_dir / "report.html"
+    write_text(path, html(page))
+    return path
 
 
 def gather(run_dir: Path) -> Page:
@@ -128,6 +146,7 @@ def gather(run_dir: Path) -> Page:
         path=str(run_dir.resolve()),
         as_of=_as_of(run_dir),
         steps_planned=_steps_planned(config),
+        full_mark=_full_mark(config),
         facts=_facts(config, measured),
         evaluation=measured,
         metrics=curves(run_dir / "metrics.jsonl"),
@@ -219,17 +238,23 @@ def _first(leaves: Mapping[str, object], *keys: str) -> str:
 def _facts(config: Mapping[str, object], measured: Evaluation | None) -> dict[str, str]:
     """What names a run at its head."""
     facts = {
-        "model": _first(config, "model", "model.name", "model.path"),
-        "data": (measured.dataset if measured else "") or _first(config, "data", "data.name", "data.path"),
-        "algorithm": _first(config, "algorithm", "algorithm.type", "loss.type"),
-        "seed": _first(config, "seed"),
+        "model": _first(config, "model.path", "model"),
+        "data": (measured.dataset if measured else "") or _first(config, "data.path", "data.name", "data"),
+        "algorithm": _first(config, "algorithm.type", "algorithm"),
+        "seed": _first(config, "run.seed", "seed"),
     }
     return {name: value for name, value in facts.items() if value}
 
 
 def _steps_planned(config: Mapping[str, object]) -> int | None:
-    steps = _first(config, "steps", "algorithm.steps", "run.steps", "train.steps")
+    steps = _first(config, "run.steps", "steps")
     return int(steps) if steps.isdecimal() and len(steps) < 16 else None
+
+
+def _full_mark(config: Mapping[str, object]) -> float:
+    """The sum of the rewards' weights, each reward being worth 1 at most; 1 where the configuration names none."""
+    weights = [value for key, value in config.items() if _WEIGHT.fullmatch(key)]
+    return sum(weight for weight in weights if isinstance(weight, int | float)) or 1.0
 
 
 def _as_of(run_dir: Path) -> str:
@@ -256,17 +281,3 @@ def _commands(run_dir: Path) -> list[Command]:
         Command(purpose="Talk to what it trained", line=f"corollary chat {run}"),
         Command(purpose="Bring this page up to date", line=f"corollary report {run}"),
     ]
-
-
-def _replace(path: Path, text: str) -> Path:
-    """Writes a file so that a reader finds the old one or the new one and nothing in between."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-    return path

@@ -1,14 +1,15 @@
-"""What the report's page holds, read out of a run directory: typed, bounded in size, tolerant of a run that is under way.
+"""What the report's page holds, read out of a run directory: typed, bounded, tolerant of a run that is under way.
 
-Everything here was written by a model, a data set or a user, so nothing is trusted: a row that does not fit is counted and
-left out, a text that is too long is cut, and the page says so.
+Everything here was written by a model, a data set or a user, so nothing is trusted: a row that does not fit is counted
+and left out, a text that is too long is cut, and the page says so.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -25,14 +26,31 @@ ROLLOUT_BYTES = 10_000_000  # of rollouts.jsonl, before cutting
 HELDOUT_BYTES = 6_000_000  # of the two evaluations, before cutting
 SAMPLES = 16  # sampled answers of a held-out prompt
 COLUMNS = 200  # curves
-RUNGS = ((60, 24), (60, 12), (40, 8), (24, 8), (24, 4), (12, 4), (12, 2), (4, 2), (2, 1))  # (steps, groups of each step)
+RUNGS = (  # (steps, groups of each step)
+    (60, 24),
+    (60, 12),
+    (40, 8),
+    (24, 8),
+    (24, 4),
+    (12, 4),
+    (12, 2),
+    (12, 1),
+    (4, 1),
+    (2, 1),
+)
 
 _EVALUATION = re.compile(r"step-(\d{1,15})\.jsonl")
 
 
 def _text(value: object) -> str:
     """A string that can be written as UTF-8 and is not longer than TEXT; nothing for None, any other value as JSON."""
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str) if value is not None else ""
+    text = (
+        value
+        if isinstance(value, str)
+        else json.dumps(value, ensure_ascii=False, default=str)
+        if value is not None
+        else ""
+    )
     cut = text if len(text) <= TEXT else f"{text[:TEXT]} … [{len(text) - TEXT:,} more characters]"
     return cut.encode("utf-8", "replace").decode("utf-8")
 
@@ -207,14 +225,16 @@ def curves(path: Path) -> Curves:
     where = index(path)
     steps = [list(where.steps)[i] for i in evenly(len(where.steps), POINTS)]
     rows = [parsed(line) or {} for line in fetch(path, (where.steps[step][-1] for step in steps))]
-    names = [name for name in dict.fromkeys(name for row in rows for name in row) if name != "step"]
+    names = [name for name in dict.fromkeys(name for row in rows for name in row) if name != "step"][:COLUMNS]
     columns = {name: [_number(row.get(name)) for row in rows] for name in names}
     columns = {name: column for name, column in columns.items() if any(value is not None for value in column)}
     return Curves(steps=steps, columns=columns, steps_total=len(where.steps), unreadable=where.unreadable)
 
 
 def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return value if isinstance(value, float) else float(min(max(value, -sys.float_info.max), sys.float_info.max))
 
 
 def rollouts(path: Path) -> Rollouts:
@@ -242,7 +262,10 @@ def sample(where: Index, budget: int) -> list[Line]:
     return chosen
 
 
-def _model(kind: type[M], row: Row | None) -> M | None:
+Model = TypeVar("Model", bound=Seen)
+
+
+def _model(kind: type[Model], row: Row | None) -> Model | None:
     """The row as a model, or None where it does not fit."""
     try:
         return None if row is None else kind.model_validate(row)
@@ -255,8 +278,11 @@ def evaluation(path: Path) -> Evaluation | None:
     return _model(Evaluation, parsed(path.read_bytes())) if path.is_file() else None
 
 
+_Place = tuple[tuple[bool | None, bool | None], Line]  # a prompt's verdict, and where its line lies
+
+
 def heldout(folder: Path) -> Heldout:
-    """The first and last evaluation of a run, prompt by prompt; where not all fit, those whose verdict changed come first."""
+    """The first and last evaluation of a run, prompt by prompt; where not all fit, changed verdicts come first."""
     found = sorted((int(match[1]), path) for path in _files(folder) if (match := _EVALUATION.fullmatch(path.name)))
     if not found:
         return Heldout()
@@ -264,7 +290,7 @@ def heldout(folder: Path) -> Heldout:
     before, unreadable = _verdicts(first)
     after, unreadable_after = _verdicts(last) if last != first else ({}, 0)
     changed = [name for name in before if name in after and before[name][0] != after[name][0]]
-    chosen = _chosen(list(before), changed)
+    chosen = _within(list(before), changed, (before, after))
     answers = {row.prompt_id: row for row in _judged(last, (after[name][1] for name in chosen if name in after))}
     shown = list(_judged(first, (before[name][1] for name in chosen)))
     return Heldout(
@@ -282,9 +308,9 @@ def _files(folder: Path) -> Iterable[Path]:
     return folder.iterdir() if folder.is_dir() else ()
 
 
-def _verdicts(path: Path) -> tuple[dict[str, tuple[tuple[bool | None, bool | None], Line]], int]:
-    """Each prompt's verdict and where its line lies, and the number of lines that could not be read."""
-    found: dict[str, tuple[tuple[bool | None, bool | None], Line]] = {}
+def _verdicts(path: Path) -> tuple[dict[str, _Place], int]:
+    """Each prompt's verdict and place, and the number of lines that could not be read."""
+    found: dict[str, _Place] = {}
     unreadable = 0
     for place, text in lines(path):
         row = _model(Judged, parsed(text))
@@ -295,29 +321,47 @@ def _verdicts(path: Path) -> tuple[dict[str, tuple[tuple[bool | None, bool | Non
     return found, unreadable
 
 
-def _judged(path: Path, places: Iterable[Line]) -> Iterable[Judged]:
-    rows = (_model(Judged, parsed(line)) for line in fetch(path, places))
-    return (row for row in rows if row is not None)
+def _judged(path: Path, places: Iterable[Line]) -> Iterator[Judged]:
+    for text in fetch(path, places):
+        row = _model(Judged, parsed(text))
+        if row is not None:
+            yield row.model_copy(update={"sampled": row.sampled[:SAMPLES]})
 
 
-def _chosen(names: Sequence[str], changed: Sequence[str]) -> list[str]:
-    """PROMPTS of the names, in their order: up to three quarters are changed ones, the others evenly spaced."""
-    if len(names) <= PROMPTS:
+def _within(names: Sequence[str], changed: Sequence[str], sides: Sequence[Mapping[str, _Place]]) -> list[str]:
+    """The most of the names that HELDOUT_BYTES allows, going down PROMPTS; its last rung whatever that weighs."""
+    chosen: list[str] = []
+    for limit in PROMPTS:
+        chosen = some(names, changed, limit)
+        if sum(side[name][1].size for side in sides for name in chosen if name in side) <= HELDOUT_BYTES:
+            break
+    return chosen
+
+
+def some(names: Sequence[str], first: Sequence[str], limit: int) -> list[str]:
+    """At most `limit` of the names, in their order: up to three quarters from `first`, the others evenly spaced.
+
+    >>> some(["a", "b", "c", "d", "e", "f"], ["c", "d"], 4)
+    ['a', 'c', 'd', 'f']
+    """
+    if len(names) <= limit:
         return list(names)
-    kept = {changed[i] for i in evenly(len(changed), PROMPTS * 3 // 4)}
+    kept = {first[i] for i in evenly(len(first), limit * 3 // 4)}
     rest = [name for name in names if name not in kept]
-    kept |= {rest[i] for i in evenly(len(rest), PROMPTS - len(kept))}
+    kept |= {rest[i] for i in evenly(len(rest), limit - len(kept))}
     return [name for name in names if name in kept]
 
 
-def flat(value: object, name: str = "") -> Iterable[tuple[str, object]]:
-    """The leaves of nested mappings, by dotted name.
+def flat(value: object, name: str = "") -> Iterator[tuple[str, object]]:
+    """The leaves of nested mappings and of lists that hold mappings, by dotted name.
 
-    >>> dict(flat({"loss": {"clip": 0.2}, "stop": []}))
-    {'loss.clip': 0.2, 'stop': []}
+    >>> dict(flat({"loss": {"clip": 0.2}, "betas": [0.9, 0.95], "rewards": [{"weight": 1.0}]}))
+    {'loss.clip': 0.2, 'betas': [0.9, 0.95], 'rewards.0.weight': 1.0}
     """
-    if isinstance(value, Mapping) and value:
-        for key, inner in value.items():
-            yield from flat(inner, f"{name}.{key}" if name else str(key))
-    else:
+    branches: Iterable[tuple[object, object]] = value.items() if isinstance(value, Mapping) else ()
+    if isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
+        branches = list(enumerate(value))
+    if not branches:
         yield name, value
+    for key, inner in branches:
+        yield from flat(inner, f"{name}.{key}" if name else str(key))

@@ -4,7 +4,7 @@
 function ticks(low, high, wanted) {
   const rough = (high - low) / wanted;
   const power = 10 ** Math.floor(Math.log10(rough));
-  const step = [1, 2, 5, 10].find((factor) => factor * power >= rough * 0.999) * power;
+  const step = [1, 2, 5, 10].find((factor) => factor * power >= rough * 0.7) * power;
   const first = Math.ceil(low / step - 1e-9);
   const last = Math.floor(high / step + 1e-9);
   return Array.from({ length: last - first + 1 }, (_, i) => Number(((first + i) * step).toPrecision(12)));
@@ -22,6 +22,12 @@ function extent(values) {
   if (low >= 0 && low < 0.6 * high) return [0, high * 1.06];
   const air = (high - low) * 0.08 || Math.abs(high) * 0.05 || 1;
   return [low - air, high + air];
+}
+
+/** Significant digits that tell values of this range apart. */
+function digitsFor(low, high) {
+  const size = Math.max(Math.abs(low), Math.abs(high));
+  return Math.min(8, 3 + Math.max(0, Math.floor(Math.log10(size / (high - low)))));
 }
 
 /** Exponential moving average over about `span` steps, unbiased at the start; gaps stay gaps. */

@@ -5,8 +5,10 @@ const DATA = JSON.parse(document.getElementById("data").textContent);
 
 // Attributes that can hold neither an address, nor a style, nor code.
 const ATTRIBUTES = new Set(
-  ("class id type for role title tabindex hidden value min max step name scope colspan checked placeholder autocomplete " +
-    "spellcheck open dir width height viewBox x y x1 x2 y1 y2 cx cy r d text-anchor dominant-baseline").split(" "),
+  (
+    "class id type for role title tabindex hidden value min max step name scope colspan checked placeholder autocomplete " +
+    "spellcheck open dir width height viewBox x y x1 x2 y1 y2 cx cy r d text-anchor dominant-baseline"
+  ).split(" "),
 );
 
 // Characters that reorder, hide or overwrite what is around them, and halves of a surrogate pair.
@@ -37,19 +39,31 @@ function nodes(text) {
   return [...found, text.slice(end)].filter((part) => part !== "");
 }
 
+/** An object's own entry, never one that all objects inherit, whatever its name. */
+function own(object, name) {
+  return object && Object.hasOwn(object, name) ? object[name] : undefined;
+}
+
 /** Puts attributes, listeners (`onclick: function`) and children on an element. */
 function furnish(element, attributes, children) {
   for (const [name, value] of Object.entries(attributes)) {
     if (typeof value === "function") element.addEventListener(name.slice(2), value);
-    else if (!ATTRIBUTES.has(name) && !name.startsWith("aria-") && !name.startsWith("data-")) throw new Error(`attribute ${name}`);
-    else if (value !== null && value !== undefined && value !== false) element.setAttribute(name, value === true ? "" : plain(value));
+    else if (!ATTRIBUTES.has(name) && !name.startsWith("aria-") && !name.startsWith("data-"))
+      throw new Error(`attribute ${name}`);
+    else if (value !== null && value !== undefined && value !== false)
+      element.setAttribute(name, value === true ? "" : plain(value));
   }
   return fill(element, ...children);
 }
 
 /** Replaces an element's children; strings become text, null and false nothing. */
 function fill(element, ...children) {
-  element.replaceChildren(...children.flat(Infinity).filter((child) => child || child === 0).flatMap((child) => (child instanceof Node ? child : textual(child))));
+  element.replaceChildren(
+    ...children
+      .flat(Infinity)
+      .filter((child) => child || child === 0)
+      .flatMap((child) => (child instanceof Node ? child : textual(child))),
+  );
   return element;
 }
 
@@ -116,7 +130,14 @@ function hint(element, ...children) {
 function choice(label, name, options, chosen, change) {
   const buttons = options.map(([value, text]) => {
     const id = `${name}-${value}`;
-    const input = make("input", { type: "radio", name, id, value, checked: value === chosen, onchange: () => change(value) });
+    const input = make("input", {
+      type: "radio",
+      name,
+      id,
+      value,
+      checked: value === chosen,
+      onchange: () => change(value),
+    });
     return [input, make("label", { for: id }, text)];
   });
   return make("fieldset", { class: "choice" }, make("legend", { class: "unseen" }, label), buttons);
@@ -124,7 +145,16 @@ function choice(label, name, options, chosen, change) {
 
 /** A search field. */
 function search(label, change) {
-  const input = make("input", { type: "search", placeholder: label, "aria-label": label, autocomplete: "off", spellcheck: "false" });
-  input.addEventListener("input", settled(() => change(searching(input.value))));
+  const input = make("input", {
+    type: "search",
+    placeholder: label,
+    "aria-label": label,
+    autocomplete: "off",
+    spellcheck: "false",
+  });
+  input.addEventListener(
+    "input",
+    settled(() => change(searching(input.value))),
+  );
   return input;
 }

@@ -5,7 +5,8 @@ function number(value, digits = 3) {
   if (value === null || value === undefined) return "–";
   if (typeof value === "string") return value.replace("Infinity", "∞").replace("-", "−");
   const size = Math.abs(value);
-  if (size !== 0 && (size < 1e-3 || size >= 1e7)) return minus(value.toExponential(Math.max(0, digits - 2)).replace("e+", "e"));
+  if (size !== 0 && (size < 1e-3 || size >= 1e7))
+    return minus(value.toExponential(digits - 1).replace(/\.?0*e\+?/, "e"));
   if (size >= 1000) return minus(grouped(Math.round(value)));
   return minus(String(Number(value.toPrecision(digits))));
 }

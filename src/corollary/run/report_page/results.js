@@ -11,7 +11,10 @@ function masthead() {
   ];
   document.title = plain(`${DATA.name} · Corollary run`);
   fill(document.getElementById("name"), DATA.name);
-  fill(document.getElementById("facts"), facts.map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, value))));
+  fill(
+    document.getElementById("facts"),
+    facts.map(([name, value]) => make("div", {}, make("dt", {}, name), make("dd", {}, value))),
+  );
 }
 
 /** Fills the results. */
@@ -32,11 +35,16 @@ function titled(name) {
 
 /** The result in one look: before → after, and the interval of the difference. */
 function headline(measured, name) {
-  const before = measured.before.metrics[name];
-  const after = measured.after?.metrics[name];
-  const change = measured.difference[name];
+  const before = own(measured.before.metrics, name);
+  const after = own(measured.after?.metrics, name);
+  const change = own(measured.difference, name);
   const figure = (label, metric, kind) =>
-    make("div", { class: `figure ${kind}` }, make("span", { class: "value" }, percent(metric?.value)), make("span", { class: "label" }, label));
+    make(
+      "div",
+      { class: `figure ${kind}` },
+      make("span", { class: "value" }, percent(metric?.value)),
+      make("span", { class: "label" }, label),
+    );
   return make(
     "div",
     { class: "headline" },
@@ -47,7 +55,11 @@ function headline(measured, name) {
       after && make("span", { class: "arrow", "aria-hidden": "true" }, "→"),
       after && figure("after", after, "after"),
     ),
-    make("p", { class: "verdict" }, change ? verdict(change, name, measured) : `${titled(name)}. Not measured again yet.`),
+    make(
+      "p",
+      { class: "verdict" },
+      change ? verdict(change, name, measured) : `${titled(name)}. Not measured again yet.`,
+    ),
   );
 }
 
@@ -69,18 +81,34 @@ const range = (change) => `[${signed(100 * change.low, 1)}, ${signed(100 * chang
 
 /** Every metric with its intervals, one row each, on one axis. */
 function effects(measured, names) {
-  const end = axisEnd(names.flatMap((name) => [measured.before.metrics[name]?.high, measured.after?.metrics[name]?.high]));
+  const end = axisEnd(
+    names.flatMap((name) => [own(measured.before.metrics, name)?.high, own(measured.after?.metrics, name)?.high]),
+  );
   const heads = ["metric", "", "before", "after", "difference, points", "gained", "lost"];
   const rows = names.map((name) => effect(name, measured, end));
   const methods = [...new Set(Object.values(measured.difference).map((change) => change.method))].filter(Boolean);
-  const foot = make("tr", { class: "axis" }, make("td"), make("td", { class: "chart" }, axis(end)), make("td", { colspan: "5" }));
+  const foot = make(
+    "tr",
+    { class: "axis" },
+    make("td"),
+    make("td", { class: "chart" }, axis(end)),
+    make("td", { colspan: "5" }),
+  );
   return make(
     "figure",
     { class: "effects" },
     make(
       "table",
       {},
-      make("thead", {}, make("tr", {}, heads.map((head) => make("th", { scope: "col" }, head)))),
+      make(
+        "thead",
+        {},
+        make(
+          "tr",
+          {},
+          heads.map((head) => make("th", { scope: "col" }, head)),
+        ),
+      ),
       make("tbody", {}, rows, foot),
     ),
     make(
@@ -91,7 +119,9 @@ function effects(measured, names) {
       measured.prompts ? ` (${count(measured.prompts, "prompt")})` : "",
       ", ",
       make("span", { class: "key before" }, "before"),
-      measured.after ? [" and ", make("span", { class: "key after" }, "after"), ` step ${measured.after.step ?? "–"}`] : "",
+      measured.after
+        ? [" and ", make("span", { class: "key after" }, "after"), ` step ${measured.after.step ?? "–"}`]
+        : "",
       ", with 95 % intervals.",
       methods.length ? ` Difference: ${methods.join("; ")}.` : "",
     ),
@@ -100,10 +130,12 @@ function effects(measured, names) {
 
 /** One metric's row. */
 function effect(name, measured, end) {
-  const before = measured.before.metrics[name];
-  const after = measured.after?.metrics[name];
-  const change = measured.difference[name];
-  const text = change ? [make("b", {}, signed(100 * change.estimate, 1)), " ", make("span", { class: "range" }, range(change))] : "–";
+  const before = own(measured.before.metrics, name);
+  const after = own(measured.after?.metrics, name);
+  const change = own(measured.difference, name);
+  const text = change
+    ? [make("b", {}, signed(100 * change.estimate, 1)), " ", make("span", { class: "range" }, range(change))]
+    : "–";
   const cell = (label, ...children) => make("td", { "data-label": label }, children);
   return make(
     "tr",
@@ -124,7 +156,9 @@ function intervals(before, after, end) {
   const one = (metric, kind, y) =>
     metric && finite(metric.value)
       ? [
-          finite(metric.low) && finite(metric.high) && draw("line", { class: kind, x1: at(metric.low), x2: at(metric.high), y1: y, y2: y }),
+          finite(metric.low) &&
+            finite(metric.high) &&
+            draw("line", { class: kind, x1: at(metric.low), x2: at(metric.high), y1: y, y2: y }),
           draw("circle", { class: kind, cx: at(metric.value), cy: y, r: 4.5 }),
         ]
       : null;
@@ -140,25 +174,30 @@ function intervals(before, after, end) {
 
 /** The axis that the rows share. */
 function axis(end) {
-  const anchor = (value) => (value === 0 ? "start" : value === end ? "end" : "middle");
+  const anchor = (value) => (value === 0 ? "start" : value >= end - 1e-9 ? "end" : "middle");
   return draw(
     "svg",
     { class: "intervals", "aria-hidden": "true" },
     shares(end).map((value) =>
-      draw("text", { x: `${(100 * value) / end}%`, y: 14, "text-anchor": anchor(value) }, `${Math.round(100 * value)} %`),
+      draw(
+        "text",
+        { x: `${(100 * value) / end}%`, y: 14, "text-anchor": anchor(value) },
+        `${Math.round(100 * value)} %`,
+      ),
     ),
   );
 }
 
-/** Where the axis ends: the next tenth above the highest interval, 1 at most. */
+/** Where the axis ends: the next tick above the highest interval, 1 at most. */
 function axisEnd(values) {
   const highest = Math.max(0.1, ...values.filter(finite));
-  return Math.min(1, Math.ceil(10 * highest - 1e-9) / 10);
+  const step = spacing(highest);
+  return Math.min(1, Math.ceil(highest / step - 1e-9) * step);
 }
 
-/** Round shares from 0 to the end of the axis. */
+const spacing = (end) => (end > 0.6 ? 0.2 : 0.1);
+
+/** The ticks from 0 to the end of the axis. */
 function shares(end) {
-  const step = end > 0.6 ? 0.2 : 0.1;
-  const found = Array.from({ length: Math.floor(end / step + 1e-9) + 1 }, (_, i) => Math.round(100 * i * step) / 100);
-  return found.at(-1) > end - step / 2 ? found : [...found, end];
+  return Array.from({ length: Math.round(end / spacing(end)) + 1 }, (_, i) => i * spacing(end));
 }

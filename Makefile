@@ -1,0 +1,39 @@
+# Everything from nothing: a virtual environment in .venv, then the command. Nothing outside this folder and the cache is touched.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+SEED   ?= 0
+
+.PHONY: demo test check docs bench clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/.runs ## train a real model on this machine and measure what it learned
+	$(BIN)/corollary demo --seed $(SEED) $(ARGS)
+
+test: $(VENV)/.tests ## the whole CPU suite
+	bash scripts/browser.sh
+	$(BIN)/python -m pytest -n auto $(ARGS)
+
+check: $(VENV)/.tests ## formatting, lint, types, tests, doctests
+	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/pyright
+	$(MAKE) test
+
+bench: $(VENV)/.runs ## tokens per second and seconds per step on this machine, by phase
+	$(BIN)/python benchmarks/step.py
+
+clean: ## remove the virtual environment
+	rm -rf $(VENV)
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: $(PYTHON) must be Python 3.11 or newer; set PYTHON=/path/to/python3.11"; exit 2; }
+	@$(PYTHON) -m venv $(VENV) || { echo "error: $(PYTHON) cannot make a virtual environment; on Debian and Ubuntu: apt-get install python3-venv"; exit 2; }
+
+$(VENV)/.runs: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/.tests: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@touch $@ $(VENV)/.runs

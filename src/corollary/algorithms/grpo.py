@@ -1,0 +1,207 @@
+"""GRPO: answer each prompt several times, compare the answers, make the better ones likelier.
+
+    prompt → G answers → rewards → advantages → clipped loss → new weights → sampler
+
+Its relatives are other values of the same settings: Dr. GRPO, DAPO and RLOO stand below as presets.
+Source: Shao et al. 2024, https://arxiv.org/abs/2402.03300. Page: docs/algorithms/grpo.md
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from corollary.config import Config
+from corollary.data.collate import policy_batch
+from corollary.engines.base import Sampler, Scorer, Trainer
+from corollary.losses.policy import (
+    KL,
+    Correction,
+    KLInLoss,
+    KLInReward,
+    NoCorrection,
+    NoKL,
+    PolicyObjective,
+    PPOClip,
+    Reinforce,
+    Surrogate,
+)
+from corollary.ops.advantage import Advantage, GroupMean, GroupStd, LeaveOneOut, has_signal, overlong_penalty
+from corollary.ops.kl import k3
+from corollary.ops.reduce import Average, Constant, SequenceMean, SequenceSum, TokenMean, segment_mean, token_weights
+from corollary.rollout import DynamicSampling, Filter, KeepAll, Reward, group_rewards, rollouts
+from corollary.types import Group, Metrics, PolicyBatch, Prompt, Sampling, Step
+
+
+class Overlong(Config):
+    """What happens to answers that grow too long."""
+
+    penalty_from: int = Field(default=0, ge=0)
+    """tokens from which the reward falls linearly, to -1 at max_tokens (DAPO); 0: no penalty"""
+    train_truncated: bool = True
+    """false leaves answers that were cut at max_tokens out of the loss (DAPO's overlong filtering)"""
+
+
+class GRPOConfig(Config):
+    """All that a GRPO run may vary."""
+
+    type: Literal["grpo"] = "grpo"
+    prompts_per_step: int = Field(default=16, ge=1)
+    """P, prompts of one optimizer step"""
+    group_size: int = Field(default=8, ge=2)
+    """G, answers to each prompt"""
+    temperature: float = Field(default=1.0, gt=0)
+    """answers are drawn from the whole vocabulary at this temperature, and trained at it"""
+    max_tokens: int = Field(default=256, ge=1)
+    """of one answer"""
+    stop: tuple[str, ...] = ()
+    """strings that end an answer, besides end-of-sequence"""
+    advantage: Advantage = GroupStd()
+    """what an answer's reward is compared with"""
+    loss: Surrogate = PPOClip()
+    """the surrogate"""
+    correction: Correction = NoCorrection()
+    """weights for a sampler whose probabilities differ from the trainer's"""
+    kl: KL = NoKL()
+    """distance to the reference policy, the model that the run started from"""
+    average: Average = SequenceMean()
+    """of the step's loss over tokens and sequences"""
+    filter: Filter = KeepAll()
+    """which groups are trained on"""
+    overlong: Overlong = Overlong()
+    """length shaping"""
+    minibatches: int = Field(default=1, ge=1)
+    """optimizer steps per batch of rollouts; above 1 the later ones are off-policy"""
+
+    @property
+    def sampling(self) -> Sampling:
+        return Sampling(temperature=self.temperature, max_tokens=self.max_tokens, stop=self.stop)
+
+    @property
+    def needs_reference(self) -> bool:
+        return not isinstance(self.kl, NoKL) or self.kl.measure > 0
+
+
+def dr_grpo(max_tokens: int) -> GRPOConfig:
+    """No division by the group's standard deviation nor by an answer's length. https://arxiv.org/abs/2503.20783"""
+    return GRPOConfig(max_tokens=max_tokens, advantage=GroupMean(), average=Constant(length=max_tokens))
+
+
+def dapo(max_tokens: int, penalty_from: int) -> GRPOConfig:
+    """Clip higher, weigh every token alike, groups with signal only, long answers punished. https://arxiv.org/abs/2503.14476"""
+    return GRPOConfig(
+        max_tokens=max_tokens,
+        loss=PPOClip(clip_high=0.28),
+        average=TokenMean(),
+        filter=DynamicSampling(),
+        overlong=Overlong(penalty_from=penalty_from, train_truncated=False),
+    )
+
+
+def rloo() -> GRPOConfig:
+    """Plain policy gradient with the leave-one-out baseline. https://arxiv.org/abs/2402.14740"""
+    return GRPOConfig(advantage=LeaveOneOut(), loss=Reinforce(), average=SequenceSum())
+
+
+def steps(
+    config: GRPOConfig,
+    *,
+    trainer: Trainer,
+    sampler: Sampler,
+    reward: Reward,
+    prompts: Iterator[list[Prompt]],
+    reference: Scorer | None = None,
+    first: int = 0,
+) -> Iterator[Step]:
+    """One batch of rollouts per item. Whoever pulls decides when to stop.
+
+    `first` is the number of the first batch of prompts, for a resumed run.
+    """
+    stream = rollouts(
+        sampler, reward, prompts, group_size=config.group_size, sampling=config.sampling,
+        keep=config.filter, max_batches=config.filter.max_batches, first=first,
+    )  # fmt: skip
+    objective = PolicyObjective(surrogate=config.loss, correction=config.correction, kl=config.kl)
+    for groups in stream:
+        batch, advantages = shaped(config, groups, reference)  # [P·G, T], [P, G]
+        metrics = describe(groups, reward.full_mark) | measured(config.kl, batch, trainer, reference)
+        metrics |= mean([trainer.step(part, objective) for part in minibatches(config, batch, trainer)])
+        sampler.sync(trainer)
+        yield Step(metrics, groups, advantages)
+
+
+def shaped(config: GRPOConfig, groups: list[Group], reference: Scorer | None) -> tuple[PolicyBatch, Tensor]:
+    """The step's batch and its advantages: rewards, less length and KL penalties, compared within each group."""
+    rewards = group_rewards(groups)  # [P, G]
+    lengths = torch.tensor([[len(r.completion.token_ids) for r in group] for group in groups])
+    if start := config.overlong.penalty_from:
+        rewards = rewards + overlong_penalty(lengths, longest=config.max_tokens, buffer=config.max_tokens - start)
+    plain = policy_batch(
+        groups, torch.zeros_like(rewards), config.average, train_truncated=config.overlong.train_truncated
+    )
+    if reference is not None and not isinstance(config.kl, NoKL):
+        plain = replace(plain, ref_logprobs=reference.logprobs(plain))
+    if isinstance(config.kl, KLInReward):
+        rewards = rewards - config.kl.penalty(plain.sampler_logprobs, plain.ref_logprobs).view_as(rewards)
+    advantages = config.advantage(rewards)
+    return replace(plain, advantages=advantages.reshape(-1, 1).expand_as(plain.targets)), advantages
+
+
+def minibatches(config: GRPOConfig, batch: PolicyBatch, trainer: Trainer) -> list[PolicyBatch]:
+    """The batch in `config.minibatches` parts, each weighed as a step of its own; without answers that teach nothing.
+
+    An answer whose advantage is 0 has no gradient unless the loss holds a KL penalty, so it is counted and not computed.
+    """
+    if config.minibatches > 1:
+        batch = replace(batch, old_logprobs=trainer.logprobs(batch))
+    parts = []
+    for rows in torch.arange(len(batch.lengths)).tensor_split(config.minibatches):
+        part = batch.take(rows)
+        if not (part.weights != 0).any():
+            continue
+        part = replace(part, weights=token_weights(part.weights != 0, config.average))
+        taught = (part.weights != 0).any(1)
+        if not isinstance(config.kl, KLInLoss):
+            taught &= part.advantages[:, 0] != 0
+        if taught.any():
+            parts.append(part.take(taught.nonzero()[:, 0]))
+    return parts
+
+
+def mean(steps_: list[Metrics]) -> Metrics:
+    """The metrics of several optimizer steps as one; `{}` of none."""
+    return {name: sum(m[name] for m in steps_) / len(steps_) for name in steps_[0]} if steps_ else {}
+
+
+def describe(groups: list[Group], full_mark: float) -> Metrics:
+    """What the rollouts say, before any training."""
+    rollouts_ = [rollout for group in groups for rollout in group]
+    judged = [r.reward for r in rollouts_ if r.reward is not None]
+    lengths = [len(r.completion.token_ids) for r in rollouts_]
+    metrics: Metrics = {
+        "reward": sum(judged) / max(1, len(judged)),
+        "pass_rate": sum(r >= full_mark for r in judged) / max(1, len(judged)),
+        "signal": has_signal(group_rewards(groups)).double().mean().item(),
+        "masked": float(len(rollouts_) - len(judged)),
+        "length": sum(lengths) / len(lengths),
+        "truncated": sum(r.completion.truncated for r in rollouts_) / len(rollouts_),
+        "tokens": float(sum(lengths)),
+    }
+    for name in rollouts_[0].parts:
+        values = [value for r in rollouts_ if (value := r.parts[name]) is not None]
+        metrics[f"reward/{name}"] = sum(values) / max(1, len(values))
+    return metrics
+
+
+def measured(kl: KL, batch: PolicyBatch, trainer: Trainer, reference: Scorer | None) -> Metrics:
+    """KL(π‖ref) per token by k3 on the step's first `kl.measure` answers, before the update."""
+    if reference is None or not isinstance(kl, NoKL) or not kl.measure:
+        return {}
+    some = batch.take(range(min(kl.measure, len(batch.lengths))))
+    estimate = k3(trainer.logprobs(some), reference.logprobs(some))
+    return {"kl": segment_mean(estimate.flatten(), (some.weights != 0).flatten()).item()}

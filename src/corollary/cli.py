@@ -1,0 +1,229 @@
+"""The command line. It imports nothing heavy until a command needs it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from corollary.errors import CorollaryError, printable
+
+if TYPE_CHECKING:
+    from corollary.run.recipe import Recipe
+
+app = typer.Typer(
+    name="corollary",
+    help="Post-train language models: train it, trust it, tune it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+config_app = typer.Typer(help="Look at a configuration without running it.", no_args_is_help=True)
+app.add_typer(config_app, name="config")
+
+Source = Annotated[str, typer.Argument(metavar="CONFIG", help="a preset's name, or a YAML file")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="dotted overrides, such as run.steps=5")]
+
+
+@app.command()
+def train(
+    config: Source,
+    overrides: Overrides = None,
+    resume: Annotated[bool, typer.Option("--resume", help="continue the run of that name from its newest checkpoint")] = False,
+) -> None:
+    """Train by a recipe and measure before and after."""
+    recipe = _recipe(config, overrides)
+    from corollary.console import Live
+    from corollary.run.loop import train as carry_out
+
+    with Live(recipe.run.name) as console:
+        folder = carry_out(recipe, console, resume=resume)
+    _outcome(folder)
+
+
+@app.command()
+def demo(
+    overrides: Overrides = None,
+    seed: Annotated[int, typer.Option(help="of data order and sampling")] = 0,
+) -> None:
+    """Warm a small real model up on worked examples, then train it with GRPO, and measure what GRPO added."""
+    from corollary.demo import run
+
+    run(overrides or [], seed)
+
+
+@app.command()
+def evaluate(
+    config: Source,
+    overrides: Overrides = None,
+    json_: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """Measure a model on the held-out prompts of a recipe: set model.path to a hub id, a folder, or a run's model/."""
+    recipe = _recipe(config, overrides)
+    from corollary.console import Live, table
+    from corollary.run.loop import measure_only
+
+    with Live(recipe.run.name, quiet=json_) as console:
+        result = measure_only(recipe, console)
+    _show(result, table(result) if not json_ else None)
+
+
+@app.command()
+def report(run: Annotated[Path, typer.Argument(help="a run's folder")]) -> None:
+    """Write a run's report.html anew."""
+    from corollary.errors import DataError
+    from corollary.run.report import write_report
+
+    if not (run / "config.yaml").exists():
+        raise DataError("is no run's folder: it holds no config.yaml", where=str(run))
+    print(write_report(run))
+
+
+@app.command()
+def generate(
+    model: Annotated[str, typer.Argument(help="a model's name, folder or hub id, or a run's folder")],
+    prompt: Annotated[str, typer.Argument(help="what to say to it")],
+    against: Annotated[str, typer.Option(help="a second model, for an answer side by side")] = "",
+    system: Annotated[str, typer.Option(help="the system message")] = "",
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token")] = 0.0,
+    max_tokens: Annotated[int, typer.Option(min=1, help="of the answer")] = 256,
+    seed: Annotated[int, typer.Option(min=0, help="of the sampling")] = 0,
+) -> None:
+    """Answer one prompt, streaming; with --against, two models side by side."""
+    from corollary.chat import Talk
+
+    talk = Talk([name for name in (model, against) if name], system, temperature, max_tokens, seed)
+    talk.say(prompt)
+
+
+@app.command()
+def chat(
+    model: Annotated[str, typer.Argument(help="a model's name, folder or hub id, or a run's folder")],
+    against: Annotated[str, typer.Option(help="a second model, for answers side by side")] = "",
+    system: Annotated[str, typer.Option(help="the system message")] = "",
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 takes the likeliest token")] = 0.7,
+    max_tokens: Annotated[int, typer.Option(min=1, help="of an answer")] = 512,
+    seed: Annotated[int, typer.Option(min=0, help="of the sampling")] = 0,
+) -> None:
+    """Talk with a model; an empty line or Ctrl-D ends it."""
+    from corollary.chat import Talk
+
+    talk = Talk([name for name in (model, against) if name], system, temperature, max_tokens, seed)
+    talk.converse()
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="a run's folder")],
+    folder: Annotated[Path, typer.Argument(help="where to write; must not exist")],
+) -> None:
+    """Write the newest checkpoint of a run as a folder that transformers loads."""
+    from corollary.run.exporting import export_run
+
+    print(export_run(run, folder))
+
+
+@app.command()
+def models(json_: Annotated[bool, typer.Option("--json", help="print JSON")] = False) -> None:
+    """List the models and data sets that need nothing but a package index."""
+    from corollary.models.catalogue import entries
+
+    if json_:
+        _show([dict(zip(("name", "kind", "download", "licence", "description"), e.row(), strict=True)) for e in entries()])
+        return
+    rows = [("name", "kind", "download", "licence", "description"), *(entry.row() for entry in entries())]
+    widths = [max(len(row[i]) for row in rows) for i in range(4)]
+    for row in rows:
+        print("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[4]]))
+
+
+@config_app.command("show")
+def config_show(config: Source, overrides: Overrides = None) -> None:
+    """Print every setting of a recipe, resolved."""
+    from corollary.config import to_yaml
+
+    print(to_yaml(_recipe(config, overrides)), end="")
+
+
+@config_app.command("diff")
+def config_diff(config: Source, overrides: Overrides = None) -> None:
+    """Print what a recipe sets other than the defaults."""
+    from corollary.config import diff, to_yaml
+
+    print(to_yaml(diff(_recipe(config, overrides))), end="")
+
+
+@config_app.command("validate")
+def config_validate(config: Source, overrides: Overrides = None) -> None:
+    """Check a recipe; list every mistake at once."""
+    _recipe(config, overrides)
+    print(f"{printable(config)}: valid")
+
+
+@config_app.command("schema")
+def config_schema() -> None:
+    """Print the JSON schema of recipes, for editors."""
+    from corollary.config import schema
+    from corollary.run.recipe import Recipe
+
+    _show(schema(Recipe))
+
+
+@config_app.command("presets")
+def config_presets() -> None:
+    """List the presets."""
+    from corollary.config import preset_names
+    from corollary.run.recipe import PRESETS
+
+    print("\n".join(preset_names(PRESETS)))
+
+
+def _recipe(source: str, overrides: list[str] | None) -> Recipe:
+    from corollary.config import load
+    from corollary.run.recipe import PRESETS, Recipe
+
+    return load(Recipe, source, overrides or (), presets=PRESETS).config
+
+
+def _outcome(folder: Path) -> None:
+    from corollary.console import outcome
+
+    print(outcome(folder))
+
+
+def _show(data: object, text: str | None = None) -> None:
+    import json
+
+    print(text if text is not None else json.dumps(data, indent=2, ensure_ascii=False))
+
+
+def main() -> NoReturn:
+    """Run a command; a user's mistake ends in one line and the exit status of its kind, never in a traceback."""
+    try:
+        app(standalone_mode=False)
+        sys.exit(0)
+    except CorollaryError as error:
+        sys.exit(_failed(error))
+    except typer.Abort:
+        sys.exit(130)
+    except Exception as error:  # click's own usage errors know how to show themselves
+        if not hasattr(error, "exit_code"):
+            raise
+        error.show() if hasattr(error, "show") else None
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("error[E1300] interrupted; what was committed before is kept", file=sys.stderr)
+        sys.exit(130)
+
+
+def _failed(error: CorollaryError) -> int:
+    from corollary.config import InvalidConfig
+
+    if isinstance(error, InvalidConfig):
+        for problem in error.problems[:-1] if len(error.problems) > 1 else ():
+            print(f"  {printable(str(problem))}", file=sys.stderr)
+    print(error.line(), file=sys.stderr)
+    return error.exit_status

@@ -1,0 +1,90 @@
+"""Rollouts and examples to tensors: the one place that aligns, pads and weighs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from corollary.ops.reduce import Constant, SequenceMean, SequenceSum, TokenMean, token_weights
+from corollary.types import Completion, Group, PolicyBatch, Prompt, TokenBatch
+
+AnyAverage = TokenMean | SequenceMean | SequenceSum | Constant
+
+
+def pad(rows: Sequence[Sequence[float]], dtype: torch.dtype) -> Tensor:
+    """`[B, T]` with zeros behind the end of each row.
+
+    >>> pad([[1, 2], [3]], torch.long).tolist()
+    [[1, 2], [3, 0]]
+    """
+    out = torch.zeros(len(rows), max(map(len, rows), default=0), dtype=dtype)
+    for row, values in enumerate(rows):
+        out[row, : len(values)] = torch.tensor(values, dtype=dtype)
+    return out
+
+
+def token_batch(
+    prompts: Sequence[Prompt], targets: Sequence[Sequence[int]], average: AnyAverage = TokenMean()
+) -> TokenBatch:
+    """Worked examples: prompt b is followed by `targets[b]`, all of whose tokens are trained."""
+    lengths = torch.tensor([len(t) for t in targets])
+    padded = pad(targets, torch.long)
+    trained = torch.arange(padded.shape[1]) < lengths[:, None]
+    return TokenBatch(
+        prompts=tuple(p.token_ids for p in prompts),
+        prompt_of=torch.arange(len(prompts)),
+        targets=padded,
+        lengths=lengths,
+        weights=token_weights(trained, average),
+    )
+
+
+def policy_batch(
+    groups: Sequence[Group], advantages: Tensor, average: AnyAverage, *, train_truncated: bool = True
+) -> PolicyBatch:
+    """P groups of G rollouts as `[P·G, T]`; a group's prompt is stored once.
+
+    Every sampled token is trained, end-of-sequence included. An answer that no reward could judge trains nothing.
+
+    Args:
+        groups: rollouts of one optimizer step.
+        advantages: `[P, G]` reward units.
+        average: the average of the step's loss.
+        train_truncated: False leaves answers out that were cut at max_tokens (DAPO's overlong filtering).
+
+    Raises:
+        ValueError: the answers were sampled under different distributions, or under one that cuts the vocabulary.
+    """
+    rollouts = [rollout for group in groups for rollout in group]
+    completions = [rollout.completion for rollout in rollouts]
+    lengths = torch.tensor([len(c.token_ids) for c in completions])
+    targets = pad([c.token_ids for c in completions], torch.long)
+    real = torch.arange(targets.shape[1]) < lengths[:, None]
+    counted = torch.tensor([r.reward is not None and (train_truncated or not r.completion.truncated) for r in rollouts])
+    trained = real & counted[:, None]
+    return PolicyBatch(
+        prompts=tuple(group[0].prompt.token_ids for group in groups),
+        prompt_of=torch.arange(len(groups)).repeat_interleave(torch.tensor([len(group) for group in groups])),
+        targets=targets,
+        lengths=lengths,
+        weights=token_weights(trained, average) if trained.any() else torch.zeros(targets.shape, dtype=torch.double),
+        advantages=advantages.reshape(-1, 1).expand(-1, targets.shape[1]),
+        sampler_logprobs=pad([c.logprobs for c in completions], torch.float),
+        temperature=_temperature(completions),
+    )
+
+
+def _temperature(completions: Sequence[Completion]) -> float:
+    """The one temperature that all answers were sampled at."""
+    distributions = {(c.sampling.temperature, c.sampling.top_p, c.sampling.top_k) for c in completions}
+    if len(distributions) != 1:
+        raise ValueError(f"answers of one step were sampled under different distributions: {sorted(distributions)}")
+    temperature, top_p, top_k = distributions.pop()
+    if temperature <= 0 or top_p < 1 or top_k:
+        raise ValueError(
+            f"answers to train on must come from the whole vocabulary at a temperature > 0, "
+            f"got temperature={temperature}, top_p={top_p}, top_k={top_k}"
+        )
+    return temperature

@@ -1,0 +1,252 @@
+"""Arithmetic word problems from four public sets, brought to one shape, and a split that no near-duplicate crosses.
+
+Each row: `id`, `question`, `answer` (a decimal number as text: "7", "2.5"), `type` (the source's own name for the kind), `operations`
+(how many arithmetic operations it takes; null where unknown), `equation` (the source's; "" where it gives none), `solution` (worked,
+in words; "" where there is none), `source`.
+
+`operations` is counted in the equation where the source gives one (SVAMP, ASDiv), and is 1 and 2 for MAWPS' single-operation and
+two-step problems by their definition. For MAWPS addsub and singleeq it is the fewest operations on the numbers written in the
+question that give the answer, 1 or 2, else null: found by search, so a lower bound and not an annotation. GSM8K has none.
+
+Sources: Patel et al. 2021 (SVAMP), https://arxiv.org/abs/2103.07191; Koncel-Kedziorski et al. 2016 (MAWPS),
+https://aclanthology.org/N16-1136; Miao et al. 2020 (ASDiv), https://aclanthology.org/2020.acl-main.92; Cobbe et al. 2021 (GSM8K),
+https://arxiv.org/abs/2110.14168.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import operator
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from decimal import Decimal
+from fractions import Fraction
+from itertools import permutations
+from pathlib import Path
+from typing import Any
+
+from corollary.data.near_duplicates import clusters, side
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """One row; the fields are those of the module's first paragraph."""
+
+    id: str
+    question: str
+    answer: str
+    type: str
+    operations: int | None
+    equation: str = ""
+    solution: str = ""
+    source: str
+
+
+def number(value: Decimal | int | str) -> str:
+    """A number as plain text, without trailing zeros.
+
+    >>> number("145.0"), number("2,125"), number(Decimal("0.50"))
+    ('145', '2125', '0.5')
+    """
+    text = f"{Decimal(str(value).replace(',', '')):f}"
+    return (text.rstrip("0").rstrip(".") if "." in text else text) or "0"
+
+
+def tidy(text: str) -> str:
+    """One space between words, none before punctuation or after a currency sign, a capital at the start of each sentence.
+
+    >>> tidy("Ann spent $ 5 .  she had  $ 9 . How much is left ?")
+    'Ann spent $5. She had $9. How much is left?'
+    """
+    text = " ".join(text.split())
+    text = re.sub(r"\s+([.,?!;:%])(?=\s|$)", r"\1", text)
+    text = re.sub(r"\$\s+(?=\d)", "$", text)
+    return re.sub(r"(^|[.?!] )([a-z])", lambda m: m[1] + m[2].upper(), text)
+
+
+def joined(body: str, question: str) -> str:
+    """A body and its question as one text. A body that ends without a full stop goes on after a comma.
+
+    >>> joined("He has 14 tickets. If he gives away 3", "How many are left?")
+    'He has 14 tickets. If he gives away 3, how many are left?'
+    """
+    body, question = tidy(body), tidy(question)
+    if not body:
+        return question
+    if body[-1] in ".!?":
+        return tidy(f"{body} {question}")
+    first, _, rest = question.partition(" ")
+    if first in ("How", "What", "Which", "Who", "When", "Find"):
+        question = f"{first.lower()} {rest}"
+    return f"{body.rstrip(',')}, {question}"
+
+
+_OPERATORS: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+}
+
+
+def value_of(equation: str) -> Fraction:
+    """The exact value of an arithmetic expression of numbers, + - * / and brackets.
+
+    Raises:
+        ValueError: anything else stands in it.
+
+    >>> value_of("( 290.0 / 2.0 ) - 5")
+    Fraction(140, 1)
+    """
+
+    def walk(node: ast.expr) -> Fraction:
+        if isinstance(node, ast.Constant) and type(node.value) in (int, float):
+            return Fraction(str(node.value))
+        if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
+            return _OPERATORS[type(node.op)](walk(node.left), walk(node.right))
+        raise ValueError(f"not plain arithmetic: {equation!r}")
+
+    try:
+        return walk(ast.parse(equation.strip(), mode="eval").body)
+    except (SyntaxError, ZeroDivisionError) as error:
+        raise ValueError(f"not plain arithmetic: {equation!r}") from error
+
+
+def fewest_operations(question: str, answer: str, most: int = 2) -> int | None:
+    """How many of + - * / on the numbers written in the question, each used at most once, give the answer; None beyond `most`.
+
+    >>> fewest_operations("Ann had 4 pens, 2 red. She got 3 more.", "7"), fewest_operations("2 boxes of 5, minus 1", "9")
+    (1, 2)
+    """
+    numbers = [Fraction(n.replace(",", "")) for n in re.findall(r"\d+(?:,\d{3})*(?:\.\d+)?", question)]
+    target = Fraction(answer)
+    states = {tuple(sorted(numbers[:4]))}
+    for operations in range(1, most + 1):
+        reached = set()
+        for state in states:
+            for i, j in permutations(range(len(state)), 2):
+                rest = [n for k, n in enumerate(state) if k not in (i, j)]
+                reached |= {(tuple(sorted([*rest, v])), v) for v in _combined(state[i], state[j])}
+        if any(value == target for _, value in reached):
+            return operations
+        states = {state for state, _ in reached}
+    return None
+
+
+def _combined(a: Fraction, b: Fraction) -> list[Fraction]:
+    return [a + b, a - b, a * b] + ([a / b] if b else [])
+
+
+def _clean_equation(text: str) -> str:
+    """`( 290.0 / 2.0 )` → `290 / 2`."""
+    text = re.sub(r"\d+\.\d+", lambda m: number(m[0]), " ".join(text.split()))
+    text = text.replace("( ", "(").replace(" )", ")")
+    outer = text.startswith("(") and text.endswith(")") and "(" not in text[1:-1]
+    return text[1:-1] if outer else text
+
+
+def svamp(rows: Iterable[Row]) -> Iterator[Problem]:
+    """SVAMP: `Body`, `Question`, `Equation`, `Answer`, `Type`, `ID`."""
+    for row in rows:
+        yield Problem(
+            id=f"svamp/{row['ID']}",
+            question=joined(row["Body"], row["Question"]),
+            answer=number(row["Answer"]),
+            type=row["Type"].lower().replace("common-divison", "division").replace("common-division", "division"),
+            operations=len(re.findall(r" [-+*/] ", row["Equation"])),
+            equation=_clean_equation(row["Equation"]),
+            source="svamp",
+        )
+
+
+def mawps(rows: Iterable[Row], only: str = "") -> Iterator[Problem]:
+    """MAWPS, all four parts or the one called `only`: `input`, `target`, `type`, `idx`."""
+    for row in rows:
+        if only and row["type"] != only:
+            continue
+        question, answer = tidy(row["input"]), number(row["target"])
+        known = {"singleop": 1, "multiarith": 2}.get(row["type"])
+        yield Problem(
+            id=f"mawps/{row['type']}/{row['idx']}",
+            question=question,
+            answer=answer,
+            type=row["type"],
+            operations=known or fewest_operations(question, answer),
+            source="mawps",
+        )
+
+
+def asdiv(rows: Iterable[Row]) -> Iterator[Problem]:
+    """ASDiv, the problems whose answer is one number: `body`, `question`, `answer` ("9 (apples)"), `formula`, `solution_type`, `idx`."""
+    for row in rows:
+        answer = re.fullmatch(r"(-?\d[\d,]*(?:\.\d+)?)\s*(?:\(.*\))?", row["answer"].strip())
+        if not answer:
+            continue
+        equation = row["formula"].rpartition("=")[0] or row["formula"]
+        plain = re.fullmatch(r"[\d.()+*/\s-]+", equation)
+        yield Problem(
+            id=f"asdiv/{row['idx']}",
+            question=joined(row["body"], row["question"]),
+            answer=number(answer[1]),
+            type=row["solution_type"].lower().replace("substraction", "subtraction"),
+            operations=len(re.findall(r"(?<=[\d)])[-+*/]", equation.replace(" ", ""))) if plain else None,
+            equation=equation,
+            source="asdiv",
+        )
+
+
+def gsm8k(rows: Iterable[Row], part: str) -> Iterator[Problem]:
+    """GSM8K, `part` train or test: `question`, `answer` (worked, the number behind `####`), `idx`."""
+    for row in rows:
+        solution, _, answer = row["answer"].rpartition("####")
+        yield Problem(
+            id=f"gsm8k/{part}/{row['idx']}",
+            question=tidy(row["question"]),
+            answer=number(answer.strip()),
+            type="grade-school",
+            operations=None,
+            solution=solution.strip(),
+            source="gsm8k",
+        )
+
+
+def sound(problem: Problem) -> bool:
+    """Whether a problem is fit to learn from and be measured by: it asks something, its answer is an integer or has at most three
+    decimals, its numbers are as a person writes them, and its equation, where it has one, gives its answer."""
+    decimals = [len(d) for d in re.findall(r"\.(\d+)", f"{problem.question} {problem.answer}")]
+    if not problem.question.endswith("?") or any(d > 3 for d in decimals):
+        return False
+    return not problem.equation or value_of(problem.equation) == Fraction(problem.answer)
+
+
+def word_problems(problems: Iterable[Problem], part: str) -> Iterator[Problem]:
+    """The `train` or the `test` side of all sound problems.
+
+    Problems that are near-duplicates (see `near_duplicates`) lie on the same side, and a group's side is a hash of its content: 30 %
+    of the groups are test. Equal questions are kept once; in test, so are questions equal but for numbers and names, because an
+    interval over near copies would be too narrow.
+    """
+    distinct = {p.question.casefold(): p for p in reversed([p for p in problems if sound(p)])}
+    ordered = list(reversed(distinct.values()))
+    for group in clusters([p.question for p in ordered]):
+        if side(group, test_share=0.3) != part:
+            continue
+        seen = set()
+        for index, skeleton in zip(group.members, group.skeletons, strict=True):
+            if part == "train" or skeleton not in seen:
+                yield ordered[index]
+            seen.add(skeleton)
+
+
+def rows_of(path: Path) -> list[Row]:
+    """The objects of a JSON Lines file; decimals stay decimals."""
+    return [json.loads(line, parse_float=Decimal) for line in path.read_bytes().splitlines()]
+
+
+def to_jsonl(problems: Iterable[Problem]) -> bytes:
+    """One JSON object a line, in UTF-8."""
+    return "".join(json.dumps(asdict(p), ensure_ascii=False) + "\n" for p in problems).encode()

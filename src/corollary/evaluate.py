@@ -1,0 +1,109 @@
+"""Held-out evaluation: the same prompts, the same extractor, the same random streams, before and after.
+
+Greedy accuracy and sampled pass@k, each by a strict and a lenient extraction; every answer is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from corollary.engines.base import Sampler
+from corollary.ops.estimate import clopper_pearson, fraction_interval, paired_means, paired_proportions, pass_at_k
+from corollary.types import Completion, Prompt, Sampling
+
+Judge = Callable[[str, str], tuple[bool, bool]]
+"""(an answer's text, the gold answer) → (right by strict extraction, right by lenient extraction)"""
+
+Row = dict[str, Any]  # one prompt: prompt_id, prompt, columns, greedy, sampled
+
+
+def evaluate(
+    sampler: Sampler,
+    prompts: Sequence[Prompt],
+    judge: Judge,
+    *,
+    gold: str,
+    samples: int,
+    temperature: float,
+    max_tokens: int,
+    stop: tuple[str, ...] = (),
+) -> list[Row]:
+    """One row per prompt, with its greedy answer and `samples` sampled ones, each judged.
+
+    Args:
+        sampler: with the weights to be measured.
+        prompts: held out from training.
+        judge: the extractor; its gold answer is the prompt's column `gold`.
+        samples: answers drawn per prompt at `temperature`; 0 draws none.
+        max_tokens, stop: of one answer.
+    """
+    greedy = Sampling(temperature=0, max_tokens=max_tokens, stop=stop)
+    drawn = Sampling(temperature=temperature, max_tokens=max_tokens, stop=stop)
+    best = sampler.generate(prompts, 1, greedy, names=("evaluate", "greedy"))
+    more = sampler.generate(prompts, samples, drawn, names=("evaluate", "sampled")) if samples else [[] for _ in prompts]
+
+    def judged(prompt: Prompt, completion: Completion) -> Row:
+        strict, lenient = judge(completion.text, str(prompt.columns[gold]))
+        return {"text": completion.text, "strict": strict, "lenient": lenient, "truncated": completion.truncated}
+
+    return [
+        {
+            "prompt_id": prompt.id,
+            "prompt": prompt.text,
+            "columns": dict(prompt.columns),
+            "greedy": judged(prompt, first[0]),
+            "sampled": [judged(prompt, completion) for completion in others],
+        }
+        for prompt, first, others in zip(prompts, best, more, strict=True)
+    ]
+
+
+def _values(rows: Sequence[Row]) -> dict[str, list[float]]:
+    """Metric → its value on every prompt."""
+    values: dict[str, list[float]] = {}
+    for how in ("strict", "lenient"):
+        values[f"greedy/{how}"] = [float(row["greedy"][how]) for row in rows]
+        n = min(len(row["sampled"]) for row in rows)
+        for k in (k for k in (1, 2, 4, 8, 16, 32, 64) if k <= n):
+            values[f"sampled/{how}/pass@{k}"] = [
+                pass_at_k(len(row["sampled"]), sum(answer[how] for answer in row["sampled"]), k) for row in rows
+            ]
+    return values
+
+
+def summary(rows: Sequence[Row], step: int) -> dict[str, Any]:
+    """Every metric with a 95 % interval: Clopper–Pearson where a prompt is right or wrong."""
+    metrics = {}
+    for name, values in _values(rows).items():
+        binary = name.startswith("greedy")
+        interval = clopper_pearson(round(sum(values)), len(values)) if binary else fraction_interval(values)
+        metrics[name] = {
+            "value": interval.estimate,
+            "low": interval.low,
+            "high": interval.high,
+            "prompts": len(values),
+            "method": interval.method,
+        } | ({"correct": round(sum(values))} if binary else {})
+    return {"step": step, "metrics": metrics}
+
+
+def compared(before: Sequence[Row], after: Sequence[Row]) -> dict[str, Mapping[str, Any]]:
+    """The paired difference of every metric, prompt by prompt, with a 95 % interval.
+
+    Raises:
+        ValueError: the rows are not about the same prompts.
+    """
+    if [r["prompt_id"] for r in before] != [r["prompt_id"] for r in after]:
+        raise ValueError("before and after are not about the same prompts in the same order")
+    first, second = _values(before), _values(after)
+    return {
+        name: asdict(
+            paired_proportions([v == 1 for v in first[name]], [v == 1 for v in second[name]])
+            if name.startswith("greedy")
+            else paired_means(first[name], second[name])
+        )
+        for name in first
+        if name in second
+    }

@@ -1,0 +1,117 @@
+"""From prompts to scored groups of answers: a stream that is pulled, never pushed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Annotated, Literal, Protocol
+
+import torch
+from pydantic import BeforeValidator, Field
+
+from corollary.config import Config, by_name
+from corollary.engines.base import Sampler
+from corollary.ops.advantage import has_signal
+from corollary.types import Completion, Group, Prompt, Rollout, Sampling
+
+
+class Score(Protocol):
+    """What one answer earned."""
+
+    @property
+    def reward(self) -> float | None: ...
+    @property
+    def parts(self) -> dict[str, float | None]: ...
+    @property
+    def faults(self) -> tuple[str, ...]: ...
+
+
+class Reward(Protocol):
+    """Judges answers; `rewards.base` makes one of plain callables."""
+
+    @property
+    def full_mark(self) -> float:
+        """The reward of an answer that satisfies every part."""
+        ...
+
+    def score(
+        self, groups: Sequence[tuple[Prompt, Sequence[Completion]]], *, step: int = 0
+    ) -> Sequence[Sequence[Score]]:
+        """What each answer of each prompt earned, in order."""
+        ...
+
+
+class KeepAll(Config):
+    """Every group is trained on, those whose answers all earned the same too (their advantage is 0)."""
+
+    type: Literal["keep_all"] = "keep_all"
+    max_batches: Literal[1] = 1
+
+    def __call__(self, group: Group) -> bool:
+        return True
+
+
+class DynamicSampling(Config):
+    """Only groups whose rewards differ; more prompts are asked until the step is full (DAPO)."""
+
+    type: Literal["dynamic"] = "dynamic"
+    max_batches: int = Field(default=4, ge=1)
+    """batches of prompts asked at most for one step; then the step goes with what there is"""
+
+    def __call__(self, group: Group) -> bool:
+        return bool(has_signal(group_rewards([group]))[0])
+
+
+Filter = Annotated[KeepAll | DynamicSampling, Field(discriminator="type"), BeforeValidator(by_name)]
+
+
+def group_rewards(groups: Sequence[Group]) -> torch.Tensor:
+    """`[P, G]` rewards, NaN where an answer could not be judged."""
+    return torch.tensor([[float("nan") if r.reward is None else r.reward for r in group] for group in groups])
+
+
+def rollouts(
+    sampler: Sampler,
+    reward: Reward,
+    prompts: Iterable[list[Prompt]],
+    *,
+    group_size: int,
+    sampling: Sampling,
+    keep: Callable[[Group], bool] = KeepAll(),
+    max_batches: int = 1,
+    first: int = 0,
+) -> Iterator[list[Group]]:
+    """One step's groups at a time.
+
+    Args:
+        sampler, reward: the engines.
+        prompts: a list of P prompts per item.
+        group_size: G, answers to each prompt.
+        sampling: the distribution that answers are drawn from.
+        keep: which groups count; others are replaced by groups of the next prompts.
+        max_batches: items of `prompts` that one step may use; then it goes with what it has, all of the last batch if none.
+        first: number of the first item; names the random streams, so a resumed run goes on with the same ones.
+    """
+    kept: list[Group] = []
+    size = tried = 0
+    for number, asked in enumerate(prompts, start=first):
+        size, tried = size or len(asked), tried + 1
+        answers = sampler.generate(asked, group_size, sampling, names=("rollout", number))
+        groups = scored(reward, asked, answers, number)
+        kept += [group for group in groups if keep(group)]
+        if len(kept) >= size or tried >= max_batches:
+            yield kept[:size] or groups
+            kept, size, tried = [], 0, 0
+
+
+def scored(
+    reward: Reward, prompts: Sequence[Prompt], answers: Sequence[Sequence[Completion]], step: int
+) -> list[Group]:
+    """Every answer with what it earned, a group per prompt."""
+    groups = list(zip(prompts, answers, strict=True))
+    return [
+        [
+            Rollout(prompt=prompt, completion=completion, reward=score.reward, parts=score.parts, faults=score.faults)
+            for completion, score in zip(completions, scores, strict=True)
+        ]
+        for (prompt, completions), scores in zip(groups, reward.score(groups, step=step), strict=True)
+    ]

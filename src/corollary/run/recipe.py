@@ -1,0 +1,132 @@
+"""A recipe: the typed tree of one run, and the engines that it builds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field, model_validator
+
+from corollary.algorithms.grpo import GRPOConfig
+from corollary.algorithms.sft import SFTConfig
+from corollary.config import Config
+from corollary.data.datasets import DataConfig
+from corollary.engines.trainer import OptimizerConfig, TrainerConfig
+from corollary.errors import ConfigError
+from corollary.rewards.parts import RewardSpec
+
+PRESETS = Path(__file__).parents[1] / "configs"
+
+
+class ModelConfig(Config):
+    """The model that the run starts from."""
+
+    path: str = "smollm2-135m-instruct"
+    """name in `corollary models`, local folder, .gguf file, or hub id"""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """of the computation; the optimizer keeps float32 weights. auto: bfloat16 where the processor multiplies it natively"""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: the GPU where there is one"""
+
+    def torch_device(self) -> torch.device:
+        """The device.
+
+        Raises:
+            ConfigError: cuda is asked for and there is none.
+        """
+        found = torch.cuda.is_available()
+        if self.device == "cuda" and not found:
+            raise ConfigError("cuda is asked for and no GPU is here", where="model.device", hint="set model.device=cpu")
+        return torch.device("cuda" if found and self.device != "cpu" else "cpu")
+
+    def resolved_dtype(self) -> Literal["float32", "bfloat16"]:
+        """The dtype of the computation."""
+        if self.dtype != "auto":
+            return self.dtype
+        fast = self.torch_device().type == "cuda" or torch.cpu._is_avx512_bf16_supported()
+        return "bfloat16" if fast else "float32"
+
+
+class SamplerConfig(Config):
+    """How answers are generated. It changes no answer beyond rounding."""
+
+    max_sequences: int = Field(default=128, ge=1)
+    """answers decoded at one time"""
+
+
+class EvaluationConfig(Config):
+    """What is measured on held-out prompts before and after."""
+
+    data: DataConfig
+    """held-out prompts"""
+    judge: Literal["equation", "number"] = "number"
+    """the extractor, strict and lenient"""
+    answer: str = "answer"
+    """column of the gold answer"""
+    samples: int = Field(default=4, ge=0)
+    """sampled answers per prompt, for pass@k"""
+    temperature: float = Field(default=1.0, gt=0)
+    """of the sampled answers"""
+    max_tokens: int = Field(default=256, ge=1)
+    """of one answer"""
+    stop: tuple[str, ...] = ()
+    """strings that end an answer"""
+
+
+class RunConfig(Config):
+    """The run itself."""
+
+    name: str = Field(default="run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+    """its folder's name: letters, digits, dot, dash, underscore"""
+    folder: str = "runs"
+    """where run folders lie"""
+    steps: int = Field(default=100, ge=0)
+    """batches to train on"""
+    seed: int = Field(default=0, ge=0)
+    """of data order and sampling"""
+    checkpoint_every: int = Field(default=25, ge=1)
+    """steps; the last step is always saved"""
+    keep_checkpoints: int = Field(default=2, ge=1)
+    """how many are kept"""
+    threads: int = Field(default=0, ge=0)
+    """of the CPU; 0: all cores"""
+    export: bool = True
+    """write model/, a folder that transformers loads, at the end"""
+
+
+class Recipe(Config):
+    """One training run."""
+
+    model: ModelConfig = ModelConfig()
+    data: DataConfig
+    """prompts or examples to train on"""
+    algorithm: Annotated[GRPOConfig | SFTConfig, Field(discriminator="type")] = GRPOConfig()
+    rewards: tuple[RewardSpec, ...] = ()
+    """what answers earn; for algorithms that sample"""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    trainer: TrainerConfig = TrainerConfig()
+    sampler: SamplerConfig = SamplerConfig()
+    evaluation: EvaluationConfig | None = None
+    run: RunConfig = RunConfig()
+
+    @model_validator(mode="after")
+    def _rewards_where_needed(self) -> Recipe:
+        if isinstance(self.algorithm, GRPOConfig) and not self.rewards:
+            raise ValueError("algorithm: grpo needs at least one entry in rewards")
+        if isinstance(self.algorithm, SFTConfig) and self.rewards:
+            raise ValueError("rewards: algorithm sft uses none; remove them or choose another algorithm")
+        return self
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.run.folder) / self.run.name
+
+    @property
+    def batch_size(self) -> int:
+        """Prompts or examples of one step."""
+        match self.algorithm:
+            case GRPOConfig(prompts_per_step=size) | SFTConfig(examples_per_step=size):
+                return size

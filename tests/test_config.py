@@ -502,8 +502,7 @@ def test_no_garbled_file_or_override_gives_anything_but_a_config_error(tmp_path:
     )
     overrides = ["losses.0.clip_low=1", "loss={type: clip}", "seeds=[1]", "optimizer.lr=${seed}", "columns.a=b"]
     good = bad = 0
-    start = time.monotonic()
-    while time.monotonic() - start < 3 and good + bad < 600:
+    for _ in range(200):
         path = written(tmp_path, mutated(rng, base).encode("utf-8", "surrogatepass"))
         chosen = [mutated(rng, text) if rng.random() < 0.5 else text for text in rng.sample(overrides, 2)]
         try:

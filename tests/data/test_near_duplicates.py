@@ -31,17 +31,18 @@ def test_a_few_changed_words_leave_two_texts_near_duplicates_and_another_story_d
 
 
 def test_a_chain_of_near_duplicates_is_one_group() -> None:
-    words = "one by one the old farmer carried his heavy baskets of ripe apples over the long wooden bridge to market".split()
-    chain = [" ".join(words[: n + 1] + ["x"] * 0 + words[n + 1 :][: 12 - n]) for n in range(0)] or [
-        " ".join(words[start : start + 14]) for start in range(0, 6, 2)
-    ]
+    text = "an old farmer carried heavy baskets of ripe apples over the long wooden bridge to market before sunrise every day"
+    words = text.split()
+    chain = [" ".join(words[start : start + 13]) for start in (0, 3, 6)]
     assert len(clusters([chain[0], chain[2]])) == 2  # the ends alone differ too much
     assert [c.members for c in clusters(chain)] == [(0, 1, 2)]
 
 
 def test_a_group_s_side_is_decided_by_its_content_alone() -> None:
     alone = clusters([JOAN])[0]
-    among = next(c for c in clusters(["A box holds 12 eggs. How many boxes do 36 eggs fill?", JOAN]) if c.members == (1,))
+    among = next(
+        c for c in clusters(["A box holds 12 eggs. How many boxes do 36 eggs fill?", JOAN]) if c.members == (1,)
+    )
     assert alone.skeletons == among.skeletons
     assert side(alone, test_share=0.3) == side(among, test_share=0.3)
     assert side(alone, test_share=1.0) == "test"

@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from decimal import Decimal
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 
@@ -33,7 +34,12 @@ def test_svamp_rows_become_problems() -> None:
 
 def test_mawps_rows_become_problems_and_a_part_is_chosen_by_its_type() -> None:
     rows = [
-        {"input": "Ann had 4 pens . She got 3 . How many has she ?", "target": Decimal("7.0"), "type": "addsub", "idx": 0},
+        {
+            "input": "Ann had 4 pens . She got 3 . How many has she ?",
+            "target": Decimal("7.0"),
+            "type": "addsub",
+            "idx": 0,
+        },
         {"input": "Two of 3 , twice . How many ?", "target": Decimal("6.50"), "type": "multiarith", "idx": 1},
     ]
     first, second = wp.mawps(rows)
@@ -59,7 +65,9 @@ def test_gsm8k_answers_stand_behind_four_hashes() -> None:
     assert (made.id, made.answer, made.solution) == ("gsm8k/test/4", "2000", "a = <<1+1=2>>2")
 
 
-@pytest.mark.parametrize(("raw", "text"), [("145.0", "145"), ("0.50", "0.5"), ("1E+3", "1000"), ("0", "0"), ("100", "100")])
+@pytest.mark.parametrize(
+    ("raw", "text"), [("145.0", "145"), ("0.50", "0.5"), ("1E+3", "1000"), ("0", "0"), ("100", "100")]
+)
 def test_numbers_are_plain_text(raw: str, text: str) -> None:
     assert number(raw) == text
 
@@ -104,7 +112,7 @@ def test_train_keeps_new_numbers_and_test_keeps_one_question_of_a_kind() -> None
     assert len(sides["test"]) <= 1
 
 
-def test_rows_survive_being_written(tmp_path) -> None:  # noqa: ANN001
+def test_rows_survive_being_written(tmp_path: Path) -> None:
     odd = problem("Wie viele Äpfel\u2028hat “Jo”?", "2.5")
     path = tmp_path / "rows.jsonl"
     path.write_bytes(to_jsonl([odd, odd]))
@@ -113,7 +121,10 @@ def test_rows_survive_being_written(tmp_path) -> None:  # noqa: ANN001
 
 @pytest.mark.slow
 def test_the_built_in_split_has_the_recorded_rows_and_no_near_duplicate_across() -> None:
-    sides = {part: [json.loads(r) for r in fetched(f"word-problems/{part}").read_text().splitlines()] for part in ("train", "test")}
+    sides = {
+        part: [json.loads(r) for r in fetched(f"word-problems/{part}").read_text().splitlines()]
+        for part in ("train", "test")
+    }
     assert {part: len(rows) for part, rows in sides.items()} == {"train": 1998, "test": 628}
     assert Counter(r["operations"] for r in sides["train"]) == {1: 1313, 2: 632, None: 53}
     assert Counter(r["operations"] for r in sides["test"]) == {1: 463, 2: 136, None: 28, 0: 1}

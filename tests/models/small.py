@@ -30,7 +30,9 @@ def tokenizer(template: str | None = TEMPLATE) -> PreTrainedTokenizerFast:
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     made = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|end|>", clean_up_tokenization_spaces=False)
-    made.add_special_tokens({"additional_special_tokens": [AddedToken(t, special=True, normalized=False) for t in CONTROL]})
+    made.add_special_tokens(
+        {"additional_special_tokens": [AddedToken(t, special=True, normalized=False) for t in CONTROL]}
+    )
     made.chat_template = template
     return made
 

@@ -24,7 +24,9 @@ def make_wheel(folder: Path, content: bytes = CONTENT, member: str = "toy_data/r
         archive.writestr(member, content)
         archive.writestr("toy_data/unlisted.txt", "not asked for")
         archive.writestr("toy_data-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: toy-data\nVersion: 1.0\n")
-        archive.writestr("toy_data-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\nRoot-Is-Purelib: true\n")
+        archive.writestr(
+            "toy_data-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\nRoot-Is-Purelib: true\n"
+        )
         archive.writestr("toy_data-1.0.dist-info/RECORD", "")
     return path
 
@@ -109,7 +111,7 @@ def test_an_index_without_the_file_is_one_line_with_a_way_out(index: Path, tmp_p
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     wheel = pinned(make_wheel(elsewhere))
-    with pytest.raises(DataError, match="could not download it .*set PIP_FIND_LINKS") as caught:
+    with pytest.raises(DataError, match=r"could not download it .*set PIP_FIND_LINKS") as caught:
         unpacked(wheel, DataError)
     assert "\n" not in caught.value.line()
 

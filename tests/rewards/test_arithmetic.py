@@ -143,7 +143,11 @@ def test_judging_an_equation_needs_form_truth_and_the_gold_answer(text, gold, st
     [
         ("number", ["7", " $7. ", "7.00"], ["7 apples", "x = 7", "", "8", "7\n7"]),
         ("hash", ["#### 7", "3 + 4\n#### 7\n", "####7"], ["#### 7 apples", "7", "#### 7\nDone", "#### 8"]),
-        ("boxed", [r"\boxed{7}", r"\boxed{3} no, \boxed{7}."], [r"\boxed{8}", r"\boxed{7", "7", r"\boxed{7} or \boxed{}"]),
+        (
+            "boxed",
+            [r"\boxed{7}", r"\boxed{3} no, \boxed{7}."],
+            [r"\boxed{8}", r"\boxed{7", "7", r"\boxed{7} or \boxed{}"],
+        ),
     ],
 )
 def test_each_form_is_strict_in_its_own_way(form: Form, right, wrong):
@@ -161,7 +165,11 @@ def test_a_true_random_equation_is_strictly_right_and_a_changed_one_is_not():
     draw = random.Random(0)
     for _ in range(300):
         a, b, c = (draw.randint(1, 99) for _ in range(3))
-        for text, value in ((f"{a} + {b} * {c}", a + b * c), (f"({a} - {b}) * {c}", (a - b) * c), (f"{a * b} / {b}", a)):
+        for text, value in (
+            (f"{a} + {b} * {c}", a + b * c),
+            (f"({a} - {b}) * {c}", (a - b) * c),
+            (f"{a * b} / {b}", a),
+        ):
             assert judge(f"{text} = {value}", value).strict
             assert not judge(f"{text} = {value + 1}", value + 1).strict
 

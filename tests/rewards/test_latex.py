@@ -85,7 +85,10 @@ def test_other_answers_earn_zero(reward):
 
 @pytest.mark.parametrize("gold", ["", r"\frac{", r"\unknown{1}", "???", None])
 def test_a_gold_answer_that_is_no_formula_is_an_error_that_names_the_row(reward, gold):
-    rows = [(prompt("1"), [completion("1")]), (Prompt(id="p8", token_ids=(), columns={"answer": gold}), [completion("1")])]
+    rows = [
+        (prompt("1"), [completion("1")]),
+        (Prompt(id="p8", token_ids=(), columns={"answer": gold}), [completion("1")]),
+    ]
     with pytest.raises(DataError, match="reward 'math' cannot judge sample p8#0: column 'answer'"):
         reward.score(rows)
     with pytest.raises(DataError, match="p8"):
@@ -128,6 +131,8 @@ def test_an_answer_that_thinks_for_ever_is_wrong_and_a_gold_answer_that_does_is_
     part = replace(Part.of(RewardSpec(type=f"{slow}:f", per="sample", timeout=0.5)), late=0.0)
     with Reward([part]) as reward:
         fine = prompt("7")
-        assert [s.reward for s in reward.score([(fine, [completion("7"), completion("loop"), completion("7")])])[0]] == [1, 0, 1]
+        assert [
+            s.reward for s in reward.score([(fine, [completion("7"), completion("loop"), completion("7")])])[0]
+        ] == [1, 0, 1]
         with pytest.raises(DataError, match="sample ploop#0: its gold answer cannot be compared with"):
             reward.score([(prompt("loop"), [completion("7")])])

@@ -27,7 +27,7 @@ def test_the_gold_column_may_have_another_name():
 
 @pytest.mark.parametrize("reward", [number, equation])
 def test_a_gold_answer_that_cannot_be_read_names_its_row_and_is_never_a_zero(reward):
-    with pytest.raises(SampleError, match="column 'answer': expected a number.*'many'") as caught:
+    with pytest.raises(SampleError, match=r"column 'answer': expected a number.*'many'") as caught:
         reward(["7", "7"], answer=[7, "many"])
     assert caught.value.sample == 1
     with pytest.raises(SampleError, match="holds no right answer"):

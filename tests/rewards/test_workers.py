@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from corollary.errors import DataError
-from corollary.rewards.calling import Call, Fault, Values
+from corollary.rewards.calling import Call, Values
 from corollary.rewards.workers import Pool
 
 FUNCTIONS = """
@@ -31,8 +31,7 @@ def sleep(**columns):
     time.sleep(3600)
 
 def spin(**columns):
-    while True:
-        pass
+    while True: pass
 
 def backtrack(**columns):
     re.match(r"(a+)+$", "a" * 60 + "b")  # in C, the GIL held
@@ -150,7 +149,8 @@ def test_a_call_that_hangs_is_killed_at_its_deadline_and_the_pool_is_whole_again
     assert 0.5 <= time.monotonic() - started < 2.5
     if name not in ("deaf", "sleep_async"):
         assert fault.where == f"{file}:{line_of(name)}"
-    assert len(pool.workers) == 2 and all(worker.alive for worker in pool.workers)
+    assert len(pool.workers) == 2
+    assert all(worker.alive for worker in pool.workers)
     assert pool.run([call(file, "lengths")] * 20) == [Values((1.0, 2.0))] * 20
 
 
@@ -193,7 +193,8 @@ def test_a_worker_that_dies_while_idle_is_replaced_and_nobody_is_blamed(file):
 
 def test_what_a_function_prints_is_kept_back_and_capped(file, pool, capfd):
     assert pool.run([call(file, "flood")]) == [Values((1.0, 1.0))]
-    assert pool.workers[0].printed.endswith(b"the end") and len(pool.workers[0].printed) <= 4096
+    assert pool.workers[0].printed.endswith(b"the end")
+    assert len(pool.workers[0].printed) <= 4096
     assert pool.run([call(file, "mute")]) == [Values((1.0, 1.0))]
     assert capfd.readouterr() == ("", "")
 
@@ -220,12 +221,15 @@ def test_a_file_that_cannot_be_loaded_is_named_with_its_line(tmp_path, pool, sou
     path = tmp_path / "broken.py"
     path.write_text(source)
     (fault,) = pool.run([call(path, "f")])
-    assert fault.kind == "unloadable" and fault.what.startswith(what)
+    assert fault.kind == "unloadable"
+    assert fault.what.startswith(what)
     assert fault.where == (f"{path}:{line}" if line else str(path))
 
 
 def test_a_file_named_like_a_module_shadows_nothing_and_sees_its_neighbours(tmp_path, pool):
-    (tmp_path / "random.py").write_text("import json, statistics, neighbour\ndef f(completions): return [neighbour.ONE]\n")
+    (tmp_path / "random.py").write_text(
+        "import json, statistics, neighbour\ndef f(completions): return [neighbour.ONE]\n"
+    )
     (tmp_path / "json.py").write_text("raise RuntimeError('shadowed')\n")
     (tmp_path / "neighbour.py").write_text("ONE = 1.0\n")
     assert pool.run([call(tmp_path / "random.py", "f", ["a"])]) == [Values((1.0,))]
@@ -244,7 +248,11 @@ def test_a_large_batch_passes_both_ways(file, pool):
 
 def test_an_interrupt_leaves_no_answer_behind_for_the_next_call(file, pool):
     pool.run([call(file, "lengths")])
-    interrupt = [sys.executable, "-c", f"import os, signal, time; time.sleep(0.3); os.kill({os.getpid()}, signal.SIGINT)"]
+    interrupt = [
+        sys.executable,
+        "-c",
+        f"import os, signal, time; time.sleep(0.3); os.kill({os.getpid()}, signal.SIGINT)",
+    ]
     with subprocess.Popen(interrupt), pytest.raises(KeyboardInterrupt):
         pool.run([call(file, "sleep", seconds=30)])
     assert pool.run([call(file, "lengths")] * 3) == [Values((1.0, 2.0))] * 3
@@ -256,7 +264,8 @@ def test_closing_ends_every_process(file):
     pids = [worker.process.pid for worker in pool.workers]
     pool.close()
     pool.close()
-    assert len(pids) == 2 and all(gone(pid) for pid in pids)
+    assert len(pids) == 2
+    assert all(gone(pid) for pid in pids)
 
 
 @pytest.mark.parametrize("name", ["lengths", "sleep", "backtrack"])
@@ -272,7 +281,8 @@ def test_workers_die_with_a_parent_that_is_killed_idle_or_busy(file, tmp_path, n
         pool.run([call({name!r})])
         time.sleep(3600)
     """)
-    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as parent:
+    path = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env=path) as parent:
         worker = json.loads(parent.stdout.readline())
         time.sleep(0.3)
         assert not gone(worker)
@@ -283,5 +293,3 @@ def test_workers_die_with_a_parent_that_is_killed_idle_or_busy(file, tmp_path, n
 def test_a_pool_of_nobody_is_refused():
     with pytest.raises(ValueError, match="at least 1 worker"):
         Pool(0)
-
-

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from corollary.config import Config
@@ -77,6 +77,17 @@ class GRPOConfig(Config):
     """length shaping"""
     minibatches: int = Field(default=1, ge=1)
     """optimizer steps per batch of rollouts; above 1 the later ones are off-policy"""
+
+    @model_validator(mode="after")
+    def _possible(self) -> GRPOConfig:
+        if isinstance(self.kl, KLInReward) and isinstance(self.advantage, GroupStd):
+            raise ValueError(
+                "kl: in_reward goes with group_mean, leave_one_out or batch_std; advantage group_std would blow the KL of a "
+                "group with equal rewards up to a full advantage"
+            )
+        if self.overlong.penalty_from >= self.max_tokens:
+            raise ValueError(f"overlong.penalty_from ({self.overlong.penalty_from}) must be below max_tokens ({self.max_tokens})")
+        return self
 
     @property
     def sampling(self) -> Sampling:

@@ -278,7 +278,7 @@ def sample(logits: Tensor, uniform: Tensor, sampling: Sampling) -> tuple[Tensor,
 
 def _cut(logits: Tensor, sampling: Sampling) -> Tensor:
     """-inf outside the top k and outside the smallest set of tokens that holds mass top_p."""
-    order = logits.argsort(-1, descending=True, stable=True)
+    order = logits.argsort(dim=-1, descending=True, stable=True)
     ranked = logits.gather(-1, order)
     drop = torch.zeros_like(ranked, dtype=torch.bool)
     if sampling.top_k:

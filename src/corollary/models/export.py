@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import yaml
 
 from corollary.errors import StorageError, printable
+from corollary.models.load import quiet
 from corollary.models.wheels import settle
 
 if TYPE_CHECKING:
@@ -86,8 +87,9 @@ def export(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: s
 
 
 def _write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, card: Card) -> None:
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    with quiet():
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
     (folder / "README.md").write_text(readme(card), encoding="utf-8")
     mask = os.umask(0)
     os.umask(mask)

@@ -174,7 +174,7 @@ def _converted(folder: Path, gguf: Callable[[], Path], source: Mapping[str, str]
 
         made = Path(scratch) / "model"
         made.mkdir()
-        with _quiet():
+        with quiet():
             read_gguf(path, made)
         files = {p.name: {"size": p.stat().st_size, "sha256": file_digest(p)} for p in sorted(made.iterdir())}
         record = {
@@ -313,7 +313,7 @@ def _text_field(config: PretrainedConfig, name: str) -> Any:
 def _reading(located: Located, part: str) -> Iterator[None]:
     """Turns whatever damaged or foreign files make `transformers` raise into one line, and keeps it quiet."""
     try:
-        with _quiet():
+        with quiet():
             yield
     except Exception as error:
         own_code = "trust_remote_code" in str(error)
@@ -326,7 +326,7 @@ def _reading(located: Located, part: str) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without the progress bars and warnings of `transformers`; as before afterwards."""
     from transformers.utils import logging
 

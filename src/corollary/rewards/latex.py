@@ -14,6 +14,7 @@ from fractions import Fraction
 from functools import lru_cache
 
 from math_verify import LatexExtractionConfig, parse, verify
+from sympy import Basic, MatrixBase
 
 from corollary.rewards.arithmetic import boxed, last_number, number
 from corollary.rewards.calling import SampleError
@@ -133,11 +134,11 @@ def _value(formula: str) -> Fraction | None:
 
 
 @lru_cache(maxsize=4096)
-def _parsed(formula: str) -> tuple[object, ...]:
+def _parsed(formula: str) -> tuple[Basic | MatrixBase | str, ...]:
     """math-verify's reading of a formula; empty where it has none, or where the formula is not one that we show it."""
     if not _harmless(formula):
         return ()
-    found = parse(f"${formula}$", [LatexExtractionConfig()], parsing_timeout=None)
+    found = parse(f"${formula}$", [LatexExtractionConfig()], parsing_timeout=0)
     return tuple(found) if len(found) > 1 else ()  # the text alone is no reading
 
 

@@ -157,7 +157,7 @@ class Part:
         >>> Part.given(lambda completions: [0.0 for _ in completions], isolated=False, name="nothing").name
         'nothing'
         """
-        routine = inspect.isroutine(function)
+        routine = inspect.isfunction(function)
         name = name or (function.__name__ if routine else type(function).__name__)
         file = inspect.getsourcefile(function) if routine else None
         qualified = function.__qualname__ if routine else ""

@@ -1,0 +1,218 @@
+"""GRPO on a tiny real transformer: it learns, its first ratio is one, and the classic mistakes are caught."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+
+import pytest
+import tiny
+import torch
+
+from corollary.algorithms import grpo
+from corollary.algorithms.grpo import GRPOConfig, Overlong, dapo, dr_grpo, rloo
+from corollary.engines.sampler import EmbeddedSampler
+from corollary.engines.trainer import EmbeddedScorer, EmbeddedTrainer, OptimizerConfig, TrainerConfig
+from corollary.losses.policy import KLInLoss, KLInReward, NoKL, PolicyObjective, PPOClip, TruncatedImportance
+from corollary.ops.advantage import LeaveOneOut
+from corollary.rollout import DynamicSampling
+from corollary.types import Completion, Prompt, Step
+
+SMALL = GRPOConfig(prompts_per_step=4, group_size=8, max_tokens=5)
+
+
+@dataclass
+class Fives:
+    """The share of an answer's tokens that are 5."""
+
+    full_mark: float = 1.0
+
+    @dataclass
+    class Score:
+        reward: float | None
+        parts: dict[str, float | None] = field(default_factory=dict)
+        faults: tuple[str, ...] = ()
+
+    def score(self, groups: Sequence[tuple[Prompt, Sequence[Completion]]], *, step: int = 0) -> list[list[Score]]:
+        def one(c: Completion) -> Fives.Score:
+            value = sum(t == 5 for t in c.token_ids) / len(c.token_ids)
+            return Fives.Score(value, {"fives": value})
+
+        return [[one(c) for c in completions] for _, completions in groups]
+
+
+class Constantly(Fives):
+    """The same reward for all."""
+
+    def score(self, groups: Sequence[tuple[Prompt, Sequence[Completion]]], *, step: int = 0) -> list[list[Fives.Score]]:
+        return [[Fives.Score(0.5) for _ in completions] for _, completions in groups]
+
+
+def asked() -> Iterator[list[Prompt]]:
+    return iter(lambda: tiny.prompts(3, 5, 2, 4), None)
+
+
+def start(config: GRPOConfig, *, reward: Fives | None = None, lr: float = 3e-3, **settings: object) -> tuple[Iterator[Step], EmbeddedTrainer]:
+    model = tiny.model(torch.float32)
+    trainer = EmbeddedTrainer(model, TrainerConfig(**settings), OptimizerConfig(lr=lr), total_steps=100)
+    sampler = EmbeddedSampler(model, decode=tiny.decode, eos_token_ids=[tiny.EOS])
+    reference = EmbeddedScorer(tiny.model(torch.float32), TrainerConfig()) if config.needs_reference else None
+    steps = grpo.steps(config, trainer=trainer, sampler=sampler, reward=reward or Fives(), prompts=asked(), reference=reference)
+    return steps, trainer
+
+
+PRESETS = {
+    "grpo": SMALL,
+    "dr_grpo": dr_grpo(5).model_copy(update={"prompts_per_step": 4}),
+    "dapo": dapo(5, penalty_from=3).model_copy(update={"prompts_per_step": 4, "overlong": Overlong(penalty_from=3)}),
+    "rloo": rloo().model_copy(update={"prompts_per_step": 4, "max_tokens": 5}),
+    "kl in loss": SMALL.model_copy(update={"kl": KLInLoss(coef=0.001)}),
+    "kl in reward": SMALL.model_copy(update={"kl": KLInReward(coef=0.001), "advantage": LeaveOneOut()}),
+    "tis": SMALL.model_copy(update={"correction": TruncatedImportance()}),
+    "two minibatches": SMALL.model_copy(update={"minibatches": 2}),
+}
+
+
+@pytest.mark.golden
+@pytest.mark.parametrize("name", PRESETS)
+def test_it_learns_to_say_five(name: str) -> None:
+    steps, _ = start(PRESETS[name])
+    metrics = [step.metrics for step in islice(steps, 40)]
+    assert metrics[0]["reward"] < 0.3
+    assert sum(m["reward"] for m in metrics[-5:]) / 5 > 0.5
+
+
+def test_at_the_first_step_the_ratio_is_one_and_the_kl_zero_and_the_sampler_agrees() -> None:
+    first = next(start(SMALL.model_copy(update={"kl": KLInLoss(coef=0.1)}))[0]).metrics
+    assert first["ratio"] == pytest.approx(1, abs=1e-6)
+    assert first["kl"] == pytest.approx(0, abs=1e-7)
+    assert first["sampler_gap"] < 1e-5
+    assert first["clipped"] == 0
+
+
+def test_the_policys_ratio_to_its_sampler_is_one_under_any_temperature() -> None:
+    """Not by construction: these are the sampler's own probabilities against the trainer's forward."""
+    for temperature in (1.0, 0.6, 1.7):
+        assert sampler_ratio(temperature, temperature) == pytest.approx(1, abs=1e-5)
+
+
+def sampler_ratio(sampled_at: float, trained_at: float, shift: int = 0) -> float:
+    """The largest ratio between trainer and sampler over a batch; mistakes are put in by the arguments."""
+    config = SMALL.model_copy(update={"temperature": sampled_at})
+    step = next(start(config, lr=0.0)[0])
+    batch, _ = grpo.shaped(config, list(step.groups), None)
+    batch = replace(batch, temperature=trained_at, targets=batch.targets.roll(shift, 1))
+    own = EmbeddedScorer(tiny.model(torch.float32), TrainerConfig()).logprobs(batch)
+    gap = (own - batch.sampler_logprobs)[batch.weights != 0]
+    return gap.abs().max().exp().item()
+
+
+def test_a_temperature_on_one_side_only_is_seen() -> None:
+    assert sampler_ratio(0.6, 1.0) > 1.05
+
+
+def test_targets_shifted_by_one_are_seen() -> None:
+    assert sampler_ratio(1.0, 1.0, shift=1) > 1.05
+
+
+def test_the_wrong_sign_of_the_advantage_is_seen() -> None:
+    """After one step on the answers, the better ones are likelier and the worse ones less likely, to first order."""
+
+    def rise(sign: float) -> float:
+        steps, trainer = start(SMALL, lr=0.0)
+        batch, _ = grpo.shaped(SMALL, list(next(steps).groups), None)
+        signed = replace(batch, advantages=sign * batch.advantages)
+        learner = EmbeddedTrainer(tiny.model(torch.float32), TrainerConfig(), OptimizerConfig(lr=1e-4), total_steps=1)
+        before = learner.logprobs(batch)
+        learner.step(signed, PolicyObjective())
+        return ((learner.logprobs(batch) - before) * batch.advantages * batch.weights).sum().item()
+
+    assert rise(+1) > 0
+    assert rise(-1) < 0
+
+
+def test_end_of_sequence_is_trained() -> None:
+    """Rewarding answers for being short teaches the model to stop, which it cannot learn where EOS has no weight."""
+
+    class Short(Fives):
+        def score(self, groups: Sequence[tuple[Prompt, Sequence[Completion]]], *, step: int = 0) -> list[list[Fives.Score]]:
+            return [[Fives.Score(1.0 - len(c.token_ids) / 5) for c in cs] for _, cs in groups]
+
+    steps, _ = start(SMALL, reward=Short())
+    lengths = [step.metrics["length"] for step in islice(steps, 40)]
+    assert lengths[0] > 4
+    assert lengths[-1] < 2.5
+    groups = next(start(SMALL.model_copy(update={"max_tokens": 40}))[0]).groups
+    batch, _ = grpo.shaped(SMALL, list(groups), None)
+    ends = [(b, n - 1) for b, n in enumerate(batch.lengths.tolist()) if batch.targets[b, n - 1] == tiny.EOS]
+    assert ends, "no answer ended by itself, so this test shows nothing"
+    assert all(batch.weights[b, t] > 0 for b, t in ends)
+
+
+def test_equal_rewards_leave_every_weight_as_it_was_bit_for_bit() -> None:
+    steps, trainer = start(SMALL, reward=Constantly())
+    before = {n: p.clone() for n, p in trainer.scorer.model.named_parameters()}
+    for step in islice(steps, 2):
+        assert step.metrics["signal"] == 0
+        assert "loss" not in step.metrics
+    assert all(torch.equal(p, before[n]) for n, p in trainer.scorer.model.named_parameters())
+
+
+def test_a_learning_rate_of_zero_leaves_every_weight_and_the_samplers_agreement() -> None:
+    steps, trainer = start(SMALL, lr=0.0)
+    before = {n: p.clone() for n, p in trainer.scorer.model.named_parameters()}
+    gaps = [step.metrics["sampler_gap"] for step in islice(steps, 5)]
+    assert all(torch.equal(p, before[n]) for n, p in trainer.scorer.model.named_parameters())
+    assert max(gaps) < 1e-5
+
+
+@pytest.mark.parametrize("settings", [{"tokens_per_microbatch": 7}, {"layout": "packed"}, {"layout": "padded"}], ids=str)
+def test_how_a_step_is_computed_changes_no_metric(settings: dict[str, object]) -> None:
+    ours, others = ([s.metrics for s in islice(start(SMALL, **kw)[0], 3)] for kw in ({}, settings))
+    for a, b in zip(ours, others, strict=True):
+        assert a.keys() == b.keys()
+        for name in a:
+            assert a[name] == pytest.approx(b[name], abs=2e-4), name
+
+
+def test_answers_without_advantage_are_counted_and_not_computed() -> None:
+    batch, _ = grpo.shaped(SMALL, list(next(start(SMALL)[0]).groups), None)
+    advantages = torch.where(torch.arange(32) < 8, 0.0, torch.linspace(-1, 1, 33)[:32])[:, None]
+    zeroed = replace(batch, advantages=advantages.expand_as(batch.targets))
+    trainer = start(SMALL)[1]
+    parts = grpo.minibatches(SMALL, zeroed, trainer)
+    assert len(parts[0].lengths) == 24
+    assert parts[0].weights.sum() < 1
+    whole = trainer.step(zeroed, PolicyObjective())["loss"]
+    cut = start(SMALL)[1].step(parts[0], PolicyObjective())["loss"]
+    assert cut == pytest.approx(whole, abs=1e-7)
+
+
+def test_dynamic_sampling_keeps_groups_whose_rewards_differ_and_goes_on_when_there_are_none() -> None:
+    config = SMALL.model_copy(update={"filter": DynamicSampling(max_batches=2)})
+    assert next(start(config)[0]).metrics["signal"] == 1
+    assert next(start(config, reward=Constantly())[0]).metrics["signal"] == 0
+
+
+def test_the_same_seed_gives_the_same_bits() -> None:
+    runs = [[s.metrics for s in islice(start(SMALL)[0], 3)] for _ in range(2)]
+    assert runs[0] == runs[1]
+
+
+def test_a_measured_kl_needs_no_penalty() -> None:
+    config = SMALL.model_copy(update={"kl": NoKL(measure=8)})
+    metrics = [s.metrics["kl"] for s in islice(start(config)[0], 3)]
+    assert metrics[0] == pytest.approx(0, abs=1e-7)
+    assert metrics[2] > 1e-6
+
+
+def test_clipping_cuts_the_gradient_off_policy() -> None:
+    config = SMALL.model_copy(update={"minibatches": 4, "loss": PPOClip(clip_low=0.0, clip_high=0.0)})
+    assert next(start(config, lr=0.05)[0]).metrics["clipped"] > 0
+
+
+def test_kl_in_the_reward_with_a_group_s_deviation_is_refused() -> None:
+    """Where a group's rewards are equal, only KL differs, and the deviation would blow it up to a full advantage."""
+    with pytest.raises(ValueError, match="group_std"):
+        GRPOConfig(kl=KLInReward())

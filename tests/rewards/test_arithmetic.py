@@ -23,6 +23,7 @@ from corollary.rewards.arithmetic import Form, boxed, equation, gold_number, jud
         ("$-5", -5),
         ("10-3", 3),
         ("10 - 3", 3),
+        ("10 -3", 3),
         ("(4)-3", 3),
         ("pages 3, -4", -4),
         ("covid-19", 19),
@@ -153,6 +154,10 @@ def test_judging_an_equation_needs_form_truth_and_the_gold_answer(text, gold, st
 def test_each_form_is_strict_in_its_own_way(form: Form, right, wrong):
     assert all(judge(text, 7, form) == (True, True) for text in right)
     assert not any(judge(text, 7, form).strict for text in wrong)
+
+
+def test_what_is_strictly_right_is_leniently_right_whatever_number_comes_last():
+    assert judge(r"\boxed{7} clips in 3 days", 7, "boxed") == (True, True)
 
 
 def test_a_box_is_read_with_its_braces_matched():

@@ -219,7 +219,9 @@ def test_faults_in_this_process_are_named_and_an_interrupt_is_not_swallowed():
 
     with (
         Reward([Part.given(fails, isolated=False)]) as reward,
-        pytest.raises(UserCodeError, match=r"test_faults.py:\d+: reward 'fails' failed on sample p17#0: SystemExit: bye"),
+        pytest.raises(
+            UserCodeError, match=r"test_faults.py:\d+: reward 'fails' failed on sample p17#0: SystemExit: bye"
+        ),
     ):
         reward.score(GROUPS)
     judge = Reward([Part.given(cannot_judge, isolated=False)])

@@ -191,6 +191,14 @@ def test_a_worker_that_dies_while_idle_is_replaced_and_nobody_is_blamed(file):
         assert pool.run([call(file, "lengths")]) == [Values((1.0, 2.0))]
 
 
+def test_a_fresh_worker_that_dies_before_its_first_call_is_replaced_too(file):
+    with Pool(1) as pool:
+        pool.run([call(file, "crash")])
+        os.kill(pool.workers[0].process.pid, signal.SIGKILL)
+        wait_until(lambda: not pool.workers[0].alive)
+        assert pool.run([call(file, "lengths")]) == [Values((1.0, 2.0))]
+
+
 def test_what_a_function_prints_is_kept_back_and_capped(file, pool, capfd):
     assert pool.run([call(file, "flood")]) == [Values((1.0, 1.0))]
     assert pool.workers[0].printed.endswith(b"the end")
@@ -227,12 +235,10 @@ def test_a_file_that_cannot_be_loaded_is_named_with_its_line(tmp_path, pool, sou
 
 
 def test_a_file_named_like_a_module_shadows_nothing_and_sees_its_neighbours(tmp_path, pool):
-    (tmp_path / "random.py").write_text(
-        "import json, statistics, neighbour\ndef f(completions): return [neighbour.ONE]\n"
-    )
-    (tmp_path / "json.py").write_text("raise RuntimeError('shadowed')\n")
+    (tmp_path / "statistics.py").write_text("import colorsys, neighbour\ndef f(completions): return [neighbour.ONE]\n")
+    (tmp_path / "colorsys.py").write_text("raise RuntimeError('shadowed')\n")
     (tmp_path / "neighbour.py").write_text("ONE = 1.0\n")
-    assert pool.run([call(tmp_path / "random.py", "f", ["a"])]) == [Values((1.0,))]
+    assert pool.run([call(tmp_path / "statistics.py", "f", ["a"])]) == [Values((1.0,))]
 
 
 def test_a_column_that_cannot_be_sent_is_named(file, pool):
@@ -246,16 +252,17 @@ def test_a_large_batch_passes_both_ways(file, pool):
     assert pool.run([call(file, "lengths", texts)]) == [Values((1000.0,) * 20_000)]
 
 
-def test_an_interrupt_leaves_no_answer_behind_for_the_next_call(file, pool):
-    pool.run([call(file, "lengths")])
-    interrupt = [
-        sys.executable,
-        "-c",
-        f"import os, signal, time; time.sleep(0.3); os.kill({os.getpid()}, signal.SIGINT)",
-    ]
-    with subprocess.Popen(interrupt), pytest.raises(KeyboardInterrupt):
-        pool.run([call(file, "sleep", seconds=30)])
-    assert pool.run([call(file, "lengths")] * 3) == [Values((1.0, 2.0))] * 3
+def test_an_interrupt_leaves_no_answer_behind_for_the_next_call(file):
+    with Pool(1) as pool:
+        pool.run([call(file, "lengths")])
+        interrupt = [
+            sys.executable,
+            "-c",
+            f"import os, signal, time; time.sleep(0.3); os.kill({os.getpid()}, signal.SIGINT)",
+        ]
+        with subprocess.Popen(interrupt), pytest.raises(KeyboardInterrupt):
+            pool.run([call(file, "sleep", seconds=30)])
+        assert pool.run([call(file, "lengths")] * 3) == [Values((1.0, 2.0))] * 3
 
 
 def test_closing_ends_every_process(file):
@@ -268,18 +275,22 @@ def test_closing_ends_every_process(file):
     assert all(gone(pid) for pid in pids)
 
 
-@pytest.mark.parametrize("name", ["lengths", "sleep", "backtrack"])
-def test_workers_die_with_a_parent_that_is_killed_idle_or_busy(file, tmp_path, name):
+@pytest.mark.parametrize(
+    ("name", "threaded"), [("lengths", False), ("sleep", False), ("backtrack", False), ("sleep", True)]
+)
+def test_workers_die_with_a_parent_that_is_killed_idle_or_busy(file, name, threaded):
     script = textwrap.dedent(f"""
         import json, threading, time
         from corollary.rewards.calling import Call
         from corollary.rewards.workers import Pool
-        pool = Pool(1)
         call = lambda name: Call({str(file)!r} + ":" + name, {{"completions": ["a"]}}, 1, 3600.0)
-        pool.run([call("lengths")])
-        print(json.dumps(pool.workers[0].process.pid), flush=True)
-        pool.run([call({name!r})])
-        time.sleep(3600)
+        def run():
+            pool = Pool(1)
+            pool.run([call("lengths")])
+            print(json.dumps(pool.workers[0].process.pid), flush=True)
+            pool.run([call({name!r})])
+            time.sleep(3600)
+        threading.Thread(target=run).start() if {threaded} else run()
     """)
     path = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env=path) as parent:

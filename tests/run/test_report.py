@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from corollary.cli import app
 from corollary.errors import StorageError
 from corollary.run import report_data
 from corollary.run.report import SCRIPTS, write_report
@@ -134,8 +135,8 @@ def test_the_policy_allows_this_script_and_this_style_and_nothing_else(plain: Pa
 
 FORBIDDEN = re.compile(
     r"innerHTML|outerHTML|insertAdjacent|document\.write|DOMParser|createContextualFragment|srcdoc|eval\(|Function\(|"
-    r"import\(|XMLHttpRequest|fetch\(|WebSocket|EventSource|sendBeacon|location|window\.open|\.href|\.src|cssText|cookie|"
-    r"localStorage|sessionStorage|indexedDB|postMessage|Worker|</script|<!--"
+    r"import\(|XMLHttpRequest|fetch\(|WebSocket|EventSource|sendBeacon|location|window\.open|\.href|\.src|cssText|"
+    r"cookie|localStorage|sessionStorage|indexedDB|postMessage|Worker|</script|<!--"
 )
 
 
@@ -377,6 +378,14 @@ def test_the_same_run_gives_the_same_bytes(run: Path) -> None:
 def test_a_directory_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="no such run directory"):
         write_report(tmp_path / "nowhere")
+
+
+def test_the_commands_that_a_page_names_are_commands(run: Path) -> None:
+    known = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
+    named = [command["line"].split()[:2] for command in _written(run)[1]["commands"]]
+    assert len(named) == 4
+    assert {name for _, name in named} <= known
+    assert {program for program, _ in named} == {"corollary"}
 
 
 def test_commands_survive_a_path_with_spaces_and_quotes(tmp_path: Path) -> None:

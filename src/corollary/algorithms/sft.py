@@ -25,8 +25,8 @@ class SFTConfig(Config):
     type: Literal["sft"] = "sft"
     examples_per_step: int = Field(default=16, ge=1)
     """worked examples of one optimizer step"""
-    answer: str = "answer"
-    """column of the data set that holds the answer to learn"""
+    answer: str = "{answer}"
+    """the answer to learn, made of columns of the data set"""
     loss: NLL = NLL()
     """the likelihood loss"""
     average: Average = TokenMean()
@@ -46,10 +46,15 @@ def steps(
         yield Step(trainer.step(batch, config.loss))
 
 
-def _answer(prompt: Prompt, column: str) -> str:
-    text = prompt.columns.get(column)
-    if not isinstance(text, str) or not text:
+def _answer(prompt: Prompt, template: str) -> str:
+    try:
+        text = template.format_map(prompt.columns)
+    except (KeyError, IndexError, ValueError, AttributeError) as error:
         raise DataError(
-            f"example {prompt.id} has no text in its column {column!r}", hint=f"columns here: {', '.join(prompt.columns)}"
-        )
+            f"example {prompt.id} cannot fill the answer {template!r}: {error}",
+            where="algorithm.answer",
+            hint=f"its columns are {', '.join(prompt.columns)}",
+        ) from error
+    if not text:
+        raise DataError(f"example {prompt.id} has an empty answer", where="algorithm.answer", hint="drop such rows")
     return text

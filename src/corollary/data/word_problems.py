@@ -19,8 +19,8 @@ import ast
 import json
 import operator
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from decimal import Decimal
 from fractions import Fraction
 from itertools import permutations
@@ -116,13 +116,16 @@ def value_of(equation: str) -> Fraction:
         raise ValueError(f"not plain arithmetic: {equation!r}") from error
 
 
+_NUMBER = re.compile(r"\d+(?:,\d{3})*(?:\.\d+)?")
+
+
 def fewest_operations(question: str, answer: str, most: int = 2) -> int | None:
     """How many of + - * / on the numbers written in the question, each used at most once, give the answer; None beyond `most`.
 
     >>> fewest_operations("Ann had 4 pens, 2 red. She got 3 more.", "7"), fewest_operations("2 boxes of 5, minus 1", "9")
     (1, 2)
     """
-    numbers = [Fraction(n.replace(",", "")) for n in re.findall(r"\d+(?:,\d{3})*(?:\.\d+)?", question)]
+    numbers = [Fraction(n.replace(",", "")) for n in _NUMBER.findall(question)]
     target = Fraction(answer)
     states = {tuple(sorted(numbers[:4]))}
     for operations in range(1, most + 1):
@@ -240,6 +243,35 @@ def word_problems(problems: Iterable[Problem], part: str) -> Iterator[Problem]:
             if part == "train" or skeleton not in seen:
                 yield ordered[index]
             seen.add(skeleton)
+
+
+SMALL = 50  # the largest number of a small problem, in its question and as its answer
+
+
+def small(problems: Iterable[Problem]) -> Iterator[Problem]:
+    """The problems of one operation on whole numbers up to 50, each with its equation where that is certain.
+
+    Certain is the source's own equation, or else the only `a op b` on numbers of the question that gives the answer.
+    """
+    for problem in problems:
+        numbers = [Fraction(n.replace(",", "")) for n in _NUMBER.findall(problem.question)] + [Fraction(problem.answer)]
+        if problem.operations == 1 and all(n.denominator == 1 and 0 <= n <= SMALL for n in numbers):
+            yield replace(problem, equation=problem.equation or _only_equation(numbers[:-1], numbers[-1]))
+
+
+def _only_equation(numbers: Sequence[Fraction], answer: Fraction) -> str:
+    """The one `a op b` that gives the answer; "" where there is none or more than one.
+
+    >>> _only_equation([Fraction(15), Fraction(6)], Fraction(9)), _only_equation([Fraction(2), Fraction(2)], Fraction(4))
+    ('15 - 6', '')
+    """
+    found = {
+        f"{a} {sign} {b}"
+        for (i, a), (j, b) in permutations(enumerate(numbers), 2)
+        for sign, value in zip("+-*/", [*_combined(a, b), None], strict=False)
+        if value == answer and (i < j or sign in "-/")
+    }
+    return found.pop() if len(found) == 1 else ""
 
 
 def rows_of(path: Path) -> list[Row]:

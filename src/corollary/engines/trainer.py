@@ -60,7 +60,7 @@ class OptimizerConfig(Config):
 class TrainerConfig(Config):
     """How a step is computed. None of it changes the result beyond rounding."""
 
-    tokens_per_microbatch: int = Field(default=4096, ge=1)
+    tokens_per_microbatch: int = Field(default=2048, ge=1)
     """input tokens that are forwarded at one time; a longer sequence goes alone"""
     layout: LayoutName = "shared_prefix"
     """how sequences lie in memory"""

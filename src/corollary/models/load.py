@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
 
 from corollary.errors import ModelError
-from corollary.models import catalogue
+from corollary.models import catalogue, hub
 from corollary.models.wheels import cache_root, file_digest, locked, settle
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 Dtype = Literal["float32", "bfloat16"]
 CONVERSION = 1  # of GGUF files; raise it when what `read_gguf` writes changes
-HUB_SECONDS = 10  # until a hub that does not answer is given up
 
 _PICKLES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -197,20 +196,20 @@ def _whole(folder: Path) -> bool:
 
 
 def _from_hub(hub_id: str, revision: str | None) -> Path:
-    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub import snapshot_download
 
-    try:
-        folder = snapshot_download(
-            hub_id,
-            revision=revision,
-            allow_patterns=["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "README.md"],
-            ignore_patterns=["*/*", "consolidated*"],
-            etag_timeout=HUB_SECONDS,
-        )
-    except Exception as error:  # the hub's client raises a dozen classes; all mean that the model cannot be had
-        hint = "check the name and the network, log in for a gated model, or give a folder; HF_HUB_OFFLINE=1 uses what was fetched before"
-        what = f"cannot be had from {constants.ENDPOINT} ({type(error).__name__}: {_first_line(error)})"
-        raise ModelError(what, where=hub_id, hint=hint, code="E0303") from error
+    with hub.reached(hub_id) as unreachable:
+        try:
+            folder = snapshot_download(
+                hub_id,
+                revision=revision,
+                allow_patterns=["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "README.md"],
+                ignore_patterns=["*/*", "consolidated*"],
+            )
+        except Exception as error:  # the hub's client raises a dozen classes; all mean that the model cannot be had
+            reason = unreachable or f"{type(error).__name__}: {_first_line(error)}"
+            hint = "check the name and the network, log in for a gated model, or give a folder"
+            raise ModelError(f"cannot be had from the hub ({reason})", where=hub_id, hint=hint, code="E0303") from error
     return Path(folder)
 
 

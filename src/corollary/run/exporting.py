@@ -1,15 +1,18 @@
-"""A run's newest checkpoint as a folder that transformers loads."""
+"""A run's weights as a folder that transformers loads, with a card that says where they come from."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from corollary.config import load
 from corollary.engines.trainer import EmbeddedTrainer
 from corollary.errors import DataError, ResumeError
-from corollary.models.export import export
-from corollary.models.load import load_model
+from corollary.models.catalogue import entry, is_entry
+from corollary.models.export import Card, DataUse, Metric, export
+from corollary.models.load import LoadedModel, load_model
 from corollary.run import checkpoint
+from corollary.run.files import read_json
 from corollary.run.recipe import Recipe
 
 
@@ -17,18 +20,56 @@ def export_run(run: Path, folder: Path) -> Path:
     """Write `folder` from the newest checkpoint of `run`.
 
     Raises:
-        DataError: `run` is no run's folder, or `folder` exists.
+        DataError: `run` is no run's folder.
         ResumeError: the run has no checkpoint.
+        StorageError: `folder` exists and is not empty, or cannot be written.
     """
     if not (run / "config.yaml").exists():
         raise DataError("is no run's folder: it holds no config.yaml", where=str(run))
-    if folder.exists():
-        raise DataError("exists already", where=str(folder), hint="choose another folder")
     recipe = load(Recipe, run / "config.yaml").config
     saved, _ = checkpoint.newest(run / "checkpoints")
     if saved is None:
         raise ResumeError("has no checkpoint", where=str(run))
-    model = load_model(recipe.model.path, dtype="float32")
+    model = load_model(recipe.model.path, dtype=recipe.model.resolved_dtype())
     EmbeddedTrainer(model.model, recipe.trainer, recipe.optimizer, total_steps=1).load_state_dict(saved.tensors)
-    export(model, folder, run_folder=run)
-    return folder
+    return export(model.model, model.tokenizer, folder, card=card(run, recipe, model, saved.step))
+
+
+def card(run: Path, recipe: Recipe, model: LoadedModel, step: int) -> Card:
+    """The model card of a run: base model, method, data, configuration, numbers before and after."""
+    evaluation = read_json(run / "evaluation.json") if (run / "evaluation.json").exists() else {}
+    uses = [_use(recipe.data.path, "training", 0)]
+    if recipe.evaluation:
+        uses.append(_use(recipe.evaluation.data.path, "evaluation", evaluation.get("prompts", 0)))
+    return Card(
+        title=run.name,
+        base_model=recipe.model.path,
+        licence=model.licence,
+        method=f"{recipe.algorithm.type.upper()}, {step} steps",
+        data=uses,
+        config_diff=(run / "config.diff.yaml").read_text(encoding="utf-8"),
+        metrics=_metrics(evaluation),
+        versions=read_json(run / "environment.json")["packages"],
+    )
+
+
+def _use(name: str, use: str, rows: int) -> DataUse:
+    return DataUse(name=name, use=use, rows=rows, licence=entry(name).licence if is_entry(name) else "not stated")
+
+
+def _metrics(evaluation: dict[str, Any]) -> list[Metric]:
+    before, after, change = (
+        evaluation.get("before", {}).get("metrics", {}),
+        evaluation.get("after", {}).get("metrics", {}),
+        evaluation.get("difference", {}),
+    )
+    return [
+        Metric(
+            name=name,
+            before=before.get(name, {}).get("value"),
+            after=after.get(name, {}).get("value"),
+            low=change.get(name, {}).get("low"),
+            high=change.get(name, {}).get("high"),
+        )
+        for name in after or before
+    ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ from corollary.rewards.arithmetic import judge
 from corollary.rewards.base import Reward
 from corollary.rollout import Score
 from corollary.run import checkpoint
+from corollary.run.exporting import card
 from corollary.run.files import write_json
 from corollary.run.memory import keep_large_blocks
 from corollary.run.recipe import EvaluationConfig, Recipe
@@ -152,7 +154,7 @@ def build(recipe: Recipe, record: Record, console: Console, saved: checkpoint.Ch
     if recipe.evaluation:
         held_out, report = load_prompts(recipe.evaluation.data, model.tokenizer, announce=announce)
         console.data("held out", report)
-    loader = PromptLoader(prompts, recipe.batch_size, recipe.run.seed)
+    loader = PromptLoader(prompts, batch_size=recipe.batch_size, seed=recipe.run.seed)
     reference = _reference(recipe, model)
     trainer = EmbeddedTrainer(model.model, recipe.trainer, recipe.optimizer, total_steps=recipe.run.steps)
     sampler = embedded_sampler(recipe, model)
@@ -342,7 +344,10 @@ def held_out_rows(settings: EvaluationConfig, sampler: EmbeddedSampler, prompts:
 
 def _finish(run: Run, console: Console) -> None:
     if run.recipe.run.export:
-        export(run.model, run.record.folder / "model", run_folder=run.record.folder)
+        folder = run.record.folder
+        shutil.rmtree(folder / "model", ignore_errors=True)
+        model = run.model
+        export(model.model, model.tokenizer, folder / "model", card=card(folder, run.recipe, model, run.done))
     console.note(f"report: {write_report(run.record.folder)}")
 
 

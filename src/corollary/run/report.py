@@ -252,9 +252,9 @@ def _steps_planned(config: Mapping[str, object]) -> int | None:
 
 
 def _full_mark(config: Mapping[str, object]) -> float:
-    """The sum of the rewards' weights, each reward being worth 1 at most; 1 where the configuration names none."""
+    """The sum of the rewards' positive weights, each reward being worth 1 at most; 1 where there are none."""
     weights = [value for key, value in config.items() if _WEIGHT.fullmatch(key)]
-    return sum(weight for weight in weights if isinstance(weight, int | float)) or 1.0
+    return sum(max(weight, 0.0) for weight in weights if isinstance(weight, int | float)) or 1.0
 
 
 def _as_of(run_dir: Path) -> str:
@@ -274,10 +274,10 @@ def _entries(run_dir: Path) -> Iterator[File]:
 
 
 def _commands(run_dir: Path) -> list[Command]:
-    run = shlex.quote(str(run_dir))
+    run, config, model = (shlex.quote(str(path)) for path in (run_dir, run_dir / "config.yaml", run_dir / "model"))
     return [
-        Command(purpose="Continue it", line=f"corollary train {shlex.quote(str(run_dir / 'config.yaml'))} --resume"),
-        Command(purpose="Measure it again", line=f"corollary eval {run}"),
+        Command(purpose="Continue it", line=f"corollary train {config} --resume"),
+        Command(purpose="Measure it again", line=f"corollary evaluate {config} model.path={model}"),
         Command(purpose="Talk to what it trained", line=f"corollary chat {run}"),
         Command(purpose="Bring this page up to date", line=f"corollary report {run}"),
     ]

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from corollary.data.chat import encode_chat
 from corollary.data.datasets import DataConfig, DataReport, load_prompts
 from corollary.errors import DataError, ModelError
+from corollary.models import hub
 from corollary.types import Prompt
 from models.small import fetched, smollm2, tokenizer
 
@@ -220,6 +221,7 @@ def test_hugging_face_data_is_read_by_name_and_split(monkeypatch: pytest.MonkeyP
         return [{"question": "3 + 4?", "answer": "7"}, {"question": 1.5, "answer": "1"}, {"other": 1}]
 
     monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
+    monkeypatch.setattr(hub, "refusal", lambda: "")
     prompts, report = loaded("some/data", name="main", split="test", template="{question}", bad_rows="skip")
     assert asked == [("some/data", "main", "test")]
     assert [p.messages[-1]["content"] for p in prompts] == ["3 + 4?", "1.5"]

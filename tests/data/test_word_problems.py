@@ -119,6 +119,21 @@ def test_rows_survive_being_written(tmp_path: Path) -> None:
     assert [r["question"] for r in wp.rows_of(path)] == [odd.question] * 2
 
 
+def test_small_problems_are_of_one_operation_on_whole_numbers_up_to_fifty() -> None:
+    pool = [
+        problem("Of 50 eggs 8 broke. How many are left?", "42"),
+        problem("Of 51 eggs 8 broke. How many are left?", "43"),
+        problem("Of 5.5 eggs 3 broke. How many are left?", "2.5"),
+        problem("Of 30 eggs 5 were sold, each for 2. What was earned?", "10", operations=2),
+        problem("5 boxes hold 20 eggs each. How many are there?", "100"),
+        problem("Of 3 eggs 8 broke. How many are left?", "-5"),
+        problem("2 boxes hold 2 eggs each. How many are there?", "4"),
+        problem("3 boxes hold 4 eggs each. How many are there?", "12", equation="4 * 3"),
+    ]
+    made = {p.question[:7]: p.equation for p in wp.small(pool)}
+    assert made == {"Of 50 e": "50 - 8", "2 boxes": "", "3 boxes": "4 * 3"}  # 2 + 2 or 2 * 2: uncertain
+
+
 @pytest.mark.slow
 def test_the_built_in_split_has_the_recorded_rows_and_no_near_duplicate_across() -> None:
     sides = {
@@ -145,3 +160,22 @@ def test_one_operation_problems_are_solved_by_their_equation_or_by_one_operation
             assert value_of(row["equation"]) == Fraction(row["answer"])
         else:
             assert fewest_operations(row["question"], row["answer"]) == 1
+
+
+@pytest.mark.slow
+def test_small_problems_lie_on_the_side_that_they_came_from_and_worked_ones_in_train() -> None:
+    ids = {
+        name: {json.loads(row)["id"] for row in fetched(name).read_text().splitlines()}
+        for name in (
+            "word-problems/train",
+            "word-problems/test",
+            "small-problems/train",
+            "small-problems/test",
+            "small-problems/worked",
+        )
+    }
+    assert ids["small-problems/train"] < ids["word-problems/train"]
+    assert ids["small-problems/worked"] < ids["small-problems/train"]
+    assert ids["small-problems/test"] < ids["word-problems/test"]
+    for row in map(json.loads, fetched("small-problems/worked").read_text().splitlines()):
+        assert value_of(row["equation"]) == Fraction(row["answer"])

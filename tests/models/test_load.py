@@ -6,14 +6,16 @@ import pickle
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
+import huggingface_hub
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from corollary.data.chat import encode_chat
 from corollary.errors import ModelError
-from corollary.models import catalogue, load
+from corollary.models import catalogue, hub, load
 from corollary.models.load import load_model, load_tokenizer, stop_token_ids
 from models import small
 
@@ -173,27 +175,37 @@ def test_an_empty_folder_another_file_and_a_wrong_name_are_told(tmp_path: Path, 
             load_model(name)
 
 
-def test_an_unreachable_hub_is_one_line_within_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
-    import huggingface_hub
+def test_a_hub_that_does_not_answer_is_one_line_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    started = time.monotonic()
+    with pytest.raises(
+        ModelError, match=r"org/model: cannot be had from the hub \(http://127\.0\.0\.1:9 does not answer"
+    ) as caught:
+        load_model("org/model")
+    assert time.monotonic() - started < 10
+    assert "\n" not in str(caught.value)
 
-    asked: dict[str, object] = {}
+
+def test_the_hub_is_asked_for_safetensors_of_one_revision_and_for_no_pickle(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
 
     def refuse(hub_id: str, **settings: object) -> str:
         asked.update(settings, hub_id=hub_id)
-        raise ConnectionError("no route to host\ndetails")
+        raise ConnectionError("cut off\ndetails")
 
+    monkeypatch.setattr(hub, "refusal", lambda: "")
     monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
-    with pytest.raises(ModelError, match=r"org/model: cannot be had from http.*\(ConnectionError: no route to host\)"):
+    with pytest.raises(
+        ModelError, match=r"org/model: cannot be had from the hub \(ConnectionError: cut off\); check the name"
+    ):
         load_model("org/model@v1")
-    assert asked["hub_id"] == "org/model"
-    assert asked["revision"] == "v1"
-    assert asked["etag_timeout"] == load.HUB_SECONDS
-    assert not any(str(p).endswith((".bin", ".pt", ".pth")) for p in asked["allow_patterns"])  # type: ignore[attr-defined]
+    assert (asked["hub_id"], asked["revision"]) == ("org/model", "v1")
+    assert not any(p.endswith((".bin", ".pt", ".pth", ".py")) for p in asked["allow_patterns"])
 
 
 def test_a_hub_model_is_what_its_snapshot_holds(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import huggingface_hub
-
+    monkeypatch.setattr(hub, "refusal", lambda: "")
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *a, **k: str(folder))
     assert load_model("org/model").path == folder
     (folder / "model.safetensors").unlink()

@@ -148,7 +148,7 @@ def _render(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], 
     where = f"chat template of {tokenizer.name_or_path or 'the tokenizer'}"
     try:
         with _deadline(RENDER_SECONDS):
-            text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=answer_follows)
+            text = str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=answer_follows))
     except _TooLong as error:
         raise ModelError(
             f"took more than {RENDER_SECONDS:g} s for one conversation", where=where, code="E0321"

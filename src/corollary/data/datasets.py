@@ -6,7 +6,9 @@ import re
 import string
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -17,7 +19,7 @@ from corollary.config import Config
 from corollary.data.chat import Encoded, checked, encode_chat, encode_text
 from corollary.data.reading import BadRow, Row, read_jsonl
 from corollary.errors import DataError
-from corollary.models import catalogue
+from corollary.models import catalogue, hub
 from corollary.seeding import stream
 from corollary.types import Message, Prompt
 
@@ -200,7 +202,7 @@ class _Account:
                 self.dropped[f"over max_prompt_tokens={limit}"] += 1
                 return None
             last = encoded.token_ids[-limit:]
-            encoded, messages = Encoded(last, tokenizer.decode(list(last))), ()
+            encoded, messages = Encoded(last, str(tokenizer.decode(list(last)))), ()
         return self._named(row, encoded, messages)
 
     def _named(self, row: _Candidate, encoded: Encoded, messages: tuple[Message, ...]) -> Prompt:
@@ -277,20 +279,20 @@ def _hugging_face(config: DataConfig) -> Iterator[Row]:
     close = catalogue.nearest(config.path, "data")
     suggestion = f"; or did you mean {close}?" if close else ""
     try:
-        import datasets
+        datasets = import_module("datasets")
     except ImportError as error:
         hint = f"pip install 'corollary[hub]'{suggestion}"
         raise DataError(
             "Hugging Face data sets need the package datasets", where=config.path, hint=hint, code="E0205"
         ) from error
-    try:
-        rows = datasets.load_dataset(config.path, name=config.name, split=config.split)
-    except Exception as error:  # its loaders raise whatever a hub, a file or a missing split makes them
-        reason = next(iter(str(error).splitlines()), "")[:300]
-        hint = f"check path, name, split and the network{suggestion}"
-        raise DataError(
-            f"cannot be had ({type(error).__name__}: {reason})", where=config.path, hint=hint, code="E0205"
-        ) from error
+    asked = nullcontext("") if Path(config.path).expanduser().is_dir() else hub.reached(config.path)
+    with asked as unreachable:
+        try:
+            rows = datasets.load_dataset(config.path, name=config.name, split=config.split)
+        except Exception as error:  # its loaders raise whatever a hub, a file or a missing split makes them
+            reason = unreachable or f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')[:300]}"
+            hint = f"check path, name, split and the network{suggestion}"
+            raise DataError(f"cannot be had ({reason})", where=config.path, hint=hint, code="E0205") from error
     return (Row(f"{config.path}[{config.split}]:{index + 1}", dict(row)) for index, row in enumerate(rows))
 
 

@@ -73,7 +73,7 @@ def skeleton(text: str, names: frozenset[str] = frozenset()) -> str:
 def clusters(texts: Sequence[str]) -> list[Cluster]:
     """The groups of near-duplicates, single texts too, ordered by their first text.
 
-    >>> [c.members for c in clusters(["Ann has 3 pens?", "How many cats ran off?", "Bob has 14 pens?"])]
+    >>> [c.members for c in clusters(["Now Ann has 3 pens.", "How many cats ran off?", "Now Bob has 14 pens."])]
     [(0, 2), (1,)]
     """
     known = names(texts)

@@ -12,12 +12,13 @@ from contextlib import contextmanager, redirect_stderr
 from functools import cache
 from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 from unittest.mock import patch
 
 from corollary.errors import ModelError
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _SINGLE_DIGITS = frozenset({"smollm", "starcoder", "refact", "command-r"})
@@ -87,10 +88,9 @@ def _pre_tokenizer(path: Path) -> str:
 def _split_digits(tokenizer: PreTrainedTokenizerBase) -> None:
     from tokenizers import pre_tokenizers
 
-    backend = tokenizer.backend_tokenizer
-    backend.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), backend.pre_tokenizer]
-    )
+    backend = cast("Tokenizer", tokenizer.backend_tokenizer)
+    digits = pre_tokenizers.Digits(individual_digits=True)
+    backend.pre_tokenizer = pre_tokenizers.Sequence([digits, backend.pre_tokenizer])
 
 
 def _write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
@@ -98,8 +98,7 @@ def _write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: P
     from transformers import GenerationConfig
 
     config = model.config
-    if "quantization_config" in config.to_dict():  # the weights are no longer quantised
-        del config.quantization_config
+    vars(config).pop("quantization_config", None)  # the weights are no longer quantised
     config.architectures = [type(model).__name__]
     vars(config).pop("_model_name_or_path", None)  # a title, not a place
     config.save_pretrained(folder)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from unittest.mock import patch
 
 SECONDS = 5  # until a hub that does not answer is given up
 
@@ -43,14 +44,8 @@ def reached(name: str) -> Iterator[str]:
         yield ""
         return
     _log.warning("%s: %s; using what was fetched before, if anything", name, reason)
-    switches = [constants]
-    if "datasets" in sys.modules:  # it reads the switch once, when it is imported
-        switches.append(sys.modules["datasets"].config)
-    before = [switch.HF_HUB_OFFLINE for switch in switches]
-    try:
-        for switch in switches:
-            switch.HF_HUB_OFFLINE = True
+    with ExitStack() as switched:
+        switched.enter_context(patch.object(constants, "HF_HUB_OFFLINE", True))
+        if "datasets" in sys.modules:  # it reads the switch once, when it is imported
+            switched.enter_context(patch.object(sys.modules["datasets"].config, "HF_HUB_OFFLINE", True))
         yield reason
-    finally:
-        for switch, value in zip(switches, before, strict=True):
-            switch.HF_HUB_OFFLINE = value

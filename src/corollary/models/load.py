@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from corollary.errors import ModelError
 from corollary.models import catalogue, hub
@@ -129,12 +129,16 @@ def stop_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
     if not ids:
         what = "neither the model nor its tokenizer names an end-of-sequence token"
         raise ModelError(
-            what, where=model.config.name_or_path, hint="set eos_token_id in its generation_config.json", code="E0309"
+            what,
+            where=str(model.config.name_or_path),
+            hint="set eos_token_id in its generation_config.json",
+            code="E0309",
         )
     return tuple(sorted(set(ids)))
 
 
-def _as_list(ids: int | list[int] | None) -> list[int]:
+def _as_list(ids: Any) -> list[int]:
+    """One token id, a list of them, or None, as a list."""
     if ids is None:
         return []
     return list(ids) if isinstance(ids, list | tuple) else [ids]
@@ -279,9 +283,10 @@ def _weights(located: Located, dtype: torch.dtype) -> PreTrainedModel:
     from transformers import AutoModelForCausalLM
 
     with _reading(located, "weights"):
-        model, found = AutoModelForCausalLM.from_pretrained(
+        pair = AutoModelForCausalLM.from_pretrained(
             located.folder, dtype=dtype, use_safetensors=True, output_loading_info=True, **_LOCAL
         )
+    model, found = cast("tuple[PreTrainedModel, dict[str, set[str]]]", pair)
     if missing := sorted(found["missing_keys"]):
         what = f"the weights lack {len(missing)} tensors that config.json asks for, the first {missing[0]}"
         raise ModelError(what, where=located.name, hint="config.json and weights are of different models", code="E0308")

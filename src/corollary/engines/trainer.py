@@ -60,11 +60,11 @@ class OptimizerConfig(Config):
 class TrainerConfig(Config):
     """How a step is computed. None of it changes the result beyond rounding."""
 
-    tokens_per_microbatch: int = Field(default=2048, ge=1)
+    tokens_per_microbatch: int = Field(default=1024, ge=1)
     """input tokens that are forwarded at one time; a longer sequence goes alone"""
     layout: LayoutName = "shared_prefix"
     """how sequences lie in memory"""
-    head_chunk: int = Field(default=1024, ge=1)
+    head_chunk: int = Field(default=512, ge=1)
     """response tokens whose logits exist at one time"""
     gradient_checkpointing: bool = False
     """recompute layers in the backward pass: about a third more time, much less memory"""
@@ -142,6 +142,8 @@ class EmbeddedTrainer:
     def step(self, batch: TokenBatch, loss: Loss) -> Metrics:
         """One optimizer step; returns loss, metrics, grad_norm, lr, entropy, trained_tokens.
 
+        The loss is Σ w·terms; a metric is its mean by the same weights, Σ w·m / Σ w.
+
         Raises:
             NumericsError: the loss or the gradient is not finite; the weights are as they were.
         """
@@ -156,7 +158,8 @@ class EmbeddedTrainer:
         if not math.isfinite(totals["loss"]):
             self._forget_gradients()
             raise NumericsError(f"the loss of step {self.version} is {totals['loss']}; the weights are as before it")
-        totals |= self._update()
+        mass = batch.weights.double().sum().item()
+        totals = {name: total if name == "loss" else total / mass for name, total in totals.items()} | self._update()
         totals["trained_tokens"] = float((batch.weights != 0).sum())
         return totals
 

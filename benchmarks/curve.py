@@ -1,6 +1,6 @@
 """The learning curves of runs as one small SVG: a metric by step, thin line as it was, thick line smoothed.
 
-    python benchmarks/curve.py runs/demo-grpo-0 runs/demo-grpo-1 --metric reward --out docs/algorithms/grpo.svg
+python benchmarks/curve.py runs/demo-grpo-0 runs/demo-grpo-1 --metric reward --out docs/algorithms/grpo.svg
 """
 
 from __future__ import annotations
@@ -55,7 +55,9 @@ def main() -> None:
         lines.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end" fill="#444">{value:.2f}</text>')
     for (name, values), colour in zip(curves.items(), COLOURS, strict=False):
         lines.append(f'<polyline points="{points(values)}" fill="none" stroke="{colour}" stroke-opacity=".25"/>')
-        lines.append(f'<polyline points="{points(smoothed(values))}" fill="none" stroke="{colour}" stroke-width="2"><title>{name}</title></polyline>')
+        lines.append(
+            f'<polyline points="{points(smoothed(values))}" fill="none" stroke="{colour}" stroke-width="2"><title>{name}</title></polyline>'
+        )
     for i, (name, colour) in enumerate(zip(curves, COLOURS, strict=False)):
         lines.append(f'<text x="{LEFT + 8}" y="{TOP + 12 + 14 * i}" fill="{colour}">{name}</text>')
     lines.append(f'<text x="{WIDTH - 10}" y="{HEIGHT - 10}" text-anchor="end" fill="#444">step (of {steps})</text>')

@@ -31,7 +31,11 @@ from corollary.types import Group, Prompt, Rollout, Sampling
 
 
 def one_step(
-    sampler: EmbeddedSampler, trainer: EmbeddedTrainer, prompts: Sequence[Prompt], options: argparse.Namespace, number: int
+    sampler: EmbeddedSampler,
+    trainer: EmbeddedTrainer,
+    prompts: Sequence[Prompt],
+    options: argparse.Namespace,
+    number: int,
 ) -> dict[str, float]:
     """Seconds and tokens of generating, scoring (a forward alone) and training one batch."""
     sampling = Sampling(max_tokens=options.tokens)
@@ -74,7 +78,9 @@ def main() -> None:
         keep_large_blocks()
     settings = ModelConfig(dtype=options.dtype)
     model = load_model(settings.path, dtype=settings.resolved_dtype())
-    prompts, _ = load_prompts(DataConfig(path="small-problems/train", template="{question}", limit=options.prompts), model.tokenizer)
+    prompts, _ = load_prompts(
+        DataConfig(path="small-problems/train", template="{question}", limit=options.prompts), model.tokenizer
+    )
     trainer = EmbeddedTrainer(
         model.model, TrainerConfig(layout=options.layout), OptimizerConfig(lr=0.0), total_steps=options.repeats + 1
     )
@@ -95,7 +101,9 @@ def main() -> None:
     if options.json:
         print(json.dumps(result, indent=2))
         return
-    print(f"{result['dtype']}, {torch.get_num_threads()} threads, {result['work']}, peak {result['peak memory GiB']} GiB")
+    print(
+        f"{result['dtype']}, {torch.get_num_threads()} threads, {result['work']}, peak {result['peak memory GiB']} GiB"
+    )
     for name, figure in result["figures"].items():
         print(f"{name:28}{figure['median']:10.1f}   [{figure['least']:.1f}, {figure['largest']:.1f}]")
 

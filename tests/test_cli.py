@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from run import recipes
 
 
@@ -40,7 +41,10 @@ def test_an_unknown_command_is_a_usage_error() -> None:
 @pytest.mark.parametrize(
     ("override", "line"),
     [
-        ("optimizer.learning_rte=1", "error[E0101] override optimizer.learning_rte=1: optimizer.learning_rte: unknown key"),
+        (
+            "optimizer.learning_rte=1",
+            "error[E0101] override optimizer.learning_rte=1: optimizer.learning_rte: unknown key",
+        ),
         ("run.steps=many", "error[E0102] override run.steps=many: run.steps:"),
         ("algorithm.kl.type=in_los", "did you mean in_loss?"),
         ("algorithm.group_size=1", "algorithm.group_size"),

@@ -265,6 +265,14 @@ def test_a_changed_type_drops_the_old_variants_keys_and_an_equal_one_keeps_them(
     assert loaded(tmp_path, "model: x\nloss: {clip_low: 0.7}", "loss.type=sequence").config.loss == Sequence()
 
 
+def test_a_variant_s_bare_name_stands_for_it_with_its_own_defaults(tmp_path: Path) -> None:
+    config = loaded(tmp_path, "model: x\nlosses: [clip, sequence]\n", "loss=clip", "loss.clip_low=0.5").config
+    assert (config.losses, config.loss) == ((Clip(), Sequence()), Clip(clip_low=0.5))
+    assert refused(tmp_path, "model: x\nlosses:\n- clap\n") == [
+        "E0102 run.yaml:3: losses.0.type: should be clip or sequence; got 'clap'; did you mean clip?"
+    ]
+
+
 def test_defaults_inherit_from_presets_and_relative_paths_in_order_and_later_wins(tmp_path: Path) -> None:
     (tmp_path / "presets").mkdir()
     (tmp_path / "mine").mkdir()
@@ -311,7 +319,9 @@ def test_interpolation_refers_to_keys_defaults_siblings_and_the_environment(
 
 
 def test_interpolation_that_cannot_be_resolved_says_why_at_its_line(tmp_path: Path) -> None:
-    text = "model: ${oc.env:COROLLARY_NONE}\nout: ${modle}\nstop: a${b\nseed: ${rm:x}\naverage: ${model}\n"
+    text = (
+        "model: ${oc.env:COROLLARY_NONE}\nout: ${modle}\nstop: a${b\nseed: ${rm:x}\naverage: ${model}\nbf16: ${bf16}\n"
+    )
     assert refused(tmp_path, text) == [
         "E0103 run.yaml:1: model: the environment variable COROLLARY_NONE is not set; set it, "
         "or write ${oc.env:COROLLARY_NONE,default}",
@@ -319,11 +329,18 @@ def test_interpolation_that_cannot_be_resolved_says_why_at_its_line(tmp_path: Pa
         "E0104 run.yaml:3: stop: 'a${b' is no complete ${}; write ${key} or ${oc.env:NAME,default}, "
         "and \\${ for a plain ${",
         "E0104 run.yaml:4: seed: ${rm:…} is not available; it is one of oc.env",
+        "E0104 run.yaml:6: bf16: ${bf16} leads back to itself, or through more than 20 others",
     ]
     assert [line[:31] for line in refused(tmp_path, "model: ${out}\nout: ${model}")] == [
         "E0104 run.yaml:1: model: ${out}",
         "E0104 run.yaml:2: out: ${model}",
     ]
+
+
+def test_a_thousand_interpolations_are_the_limit(tmp_path: Path) -> None:
+    texts = "".join(f"  k{n}: '${{seed}}'\n" for n in range(1_001))
+    (problem,) = refused(tmp_path, f"model: x\ncolumns:\n{texts}")
+    assert problem == "E0104 run.yaml:3: columns.k0: one of 1,001 values with ${}; the limit is 1,000"
 
 
 def test_interpolation_bombs_are_refused_within_a_second_or_two(tmp_path: Path) -> None:

@@ -59,7 +59,9 @@ def test_imports_point_down(file: Path) -> None:
         assert allowed is None or str(here).startswith(allowed), f"{here}:{line} imports {top}; only {allowed} may"
         if top == "corollary" and rest:
             target = rest.split(".")[0]
-            assert target == part or RANK[target] <= RANK[part], f"{here}:{line} imports {module}, which stands above it"
+            assert target == part or RANK[target] <= RANK[part], (
+                f"{here}:{line} imports {module}, which stands above it"
+            )
 
 
 def test_every_layer_is_there() -> None:

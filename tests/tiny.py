@@ -36,7 +36,9 @@ def decode(ids: object) -> str:
 def prompts(*lengths: int) -> list[Prompt]:
     generator = torch.Generator().manual_seed(1)
     return [
-        Prompt(id=f"p{i}", token_ids=tuple(torch.randint(3, VOCABULARY, (n,), generator=generator).tolist()), text=f"p{i}")
+        Prompt(
+            id=f"p{i}", token_ids=tuple(torch.randint(3, VOCABULARY, (n,), generator=generator).tolist()), text=f"p{i}"
+        )
         for i, n in enumerate(lengths)
     ]
 

@@ -37,7 +37,12 @@ class Talk:
         self.names = list(names)
         self.models = [load_model(_inside(name), dtype=settings.resolved_dtype()) for name in names]
         self.samplers = [
-            EmbeddedSampler(m.model.to(settings.torch_device()), decode=partial(m.tokenizer.decode, skip_special_tokens=True), eos_token_ids=m.eos_token_ids, seed=seed)
+            EmbeddedSampler(
+                m.model.to(settings.torch_device()),
+                decode=partial(m.tokenizer.decode, skip_special_tokens=True),
+                eos_token_ids=m.eos_token_ids,
+                seed=seed,
+            )
             for m in self.models
         ]
         start: list[Message] = [{"role": "system", "content": system}] if system else []

@@ -25,14 +25,18 @@ config_app = typer.Typer(help="Look at a configuration without running it.", no_
 app.add_typer(config_app, name="config")
 
 Source = Annotated[str, typer.Argument(metavar="CONFIG", help="a preset's name, or a YAML file")]
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="dotted overrides, such as run.steps=5")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="dotted overrides, such as run.steps=5")
+]
 
 
 @app.command()
 def train(
     config: Source,
     overrides: Overrides = None,
-    resume: Annotated[bool, typer.Option("--resume", help="continue the run of that name from its newest checkpoint")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="continue the run of that name from its newest checkpoint")
+    ] = False,
 ) -> None:
     """Train by a recipe and measure before and after."""
     recipe = _recipe(config, overrides)
@@ -132,7 +136,9 @@ def models(json_: Annotated[bool, typer.Option("--json", help="print JSON")] = F
     from corollary.models.catalogue import entries
 
     if json_:
-        _show([dict(zip(("name", "kind", "download", "licence", "description"), e.row(), strict=True)) for e in entries()])
+        _show(
+            [dict(zip(("name", "kind", "download", "licence", "description"), e.row(), strict=True)) for e in entries()]
+        )
         return
     rows = [("name", "kind", "download", "licence", "description"), *(entry.row() for entry in entries())]
     widths = [max(len(row[i]) for row in rows) for i in range(4)]

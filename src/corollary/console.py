@@ -42,7 +42,9 @@ class Live:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._settle()
 
     def note(self, text: str) -> None:
@@ -80,12 +82,16 @@ class Live:
 
     def _line(self, number: int, metrics: Metrics, timing: Metrics) -> str:
         parts = [f"{title} {metrics[key]:.3f}" for key, title in _COLUMNS if key in metrics]
-        return f"step {number}/{self._total}  " + "  ".join([*parts, f"{_rate(timing)} tok/s", f"left {self._left(number)}"])
+        return f"step {number}/{self._total}  " + "  ".join(
+            [*parts, f"{_rate(timing)} tok/s", f"left {self._left(number)}"]
+        )
 
     def _table(self) -> Table:
         metrics = self._rows[-1][1]
         columns = [(key, title) for key, title in _COLUMNS if key in metrics]
-        table = Table(title=f"{self.name}: step {self._rows[-1][0]}/{self._total}, {self._left(self._rows[-1][0])} left")
+        table = Table(
+            title=f"{self.name}: step {self._rows[-1][0]}/{self._total}, {self._left(self._rows[-1][0])} left"
+        )
         for title in ("step", *(title for _, title in columns), "tok/s", "s"):
             table.add_column(title, justify="right")
         for number, row, timing in self._rows:
@@ -127,5 +133,3 @@ def outcome(folder: Path) -> str:
     if (folder / "model").exists():
         lines.append(f"model   {folder / 'model'}   (corollary chat {folder / 'model'})")
     return "\n".join(lines)
-
-

@@ -11,6 +11,13 @@ from corollary.run.files import read_json
 from corollary.run.loop import train
 from corollary.run.recipe import PRESETS, Recipe
 
+_HEADLINES = {
+    "accuracy, sampled at temperature 1": "sampled/strict/pass@1",
+    "the same, lenient extraction": "sampled/lenient/pass@1",
+    "accuracy, greedy": "greedy/strict",
+    "the same, lenient extraction ": "greedy/lenient",
+}
+
 _NEXT = """what next
   corollary generate {folder} "Tom has 5 pens and buys 7 more. How many pens does he have?" --against {first}
   corollary train word-problems run.name=longer run.steps=200      a longer run of the same recipe
@@ -32,12 +39,15 @@ def run(overrides: Sequence[str], seed: int) -> None:
     recipe = load(Recipe, "word-problems", settings, presets=PRESETS).config
     _stage("1 of 2: supervised warm-up on worked examples", warm)
     folder = _stage("2 of 2: GRPO", recipe)
-    change = read_json(folder / "evaluation.json")["difference"]["greedy/strict"]
-    before = read_json(folder / "evaluation.json")["before"]["metrics"]["greedy/strict"]["value"]
-    print(
-        f"\nGRPO took held-out accuracy from {before:.1%} to {before + change['estimate']:.1%}: {change['estimate']:+.1%}, "
-        f"95 % interval {change['low']:+.1%} to {change['high']:+.1%} (paired, {change['prompts']} problems)\n"
-    )
+    result = read_json(folder / "evaluation.json")
+    print("\nWhat GRPO added on the held-out problems (paired 95 % interval):")
+    for title, metric in _HEADLINES.items():
+        before, after, change = (result[part] for part in ("before", "after", "difference"))
+        print(
+            f"  {title:42}{before['metrics'][metric]['value']:6.1%} → {after['metrics'][metric]['value']:6.1%}   "
+            f"{change[metric]['estimate']:+.1%}  [{change[metric]['low']:+.1%}, {change[metric]['high']:+.1%}]"
+        )
+    print()
     print(_NEXT.format(folder=folder, first=first))
 
 

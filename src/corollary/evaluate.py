@@ -42,7 +42,9 @@ def evaluate(
     greedy = Sampling(temperature=0, max_tokens=max_tokens, stop=stop)
     drawn = Sampling(temperature=temperature, max_tokens=max_tokens, stop=stop)
     best = sampler.generate(prompts, 1, greedy, names=("evaluate", "greedy"))
-    more = sampler.generate(prompts, samples, drawn, names=("evaluate", "sampled")) if samples else [[] for _ in prompts]
+    more = (
+        sampler.generate(prompts, samples, drawn, names=("evaluate", "sampled")) if samples else [[] for _ in prompts]
+    )
 
     def judged(prompt: Prompt, completion: Completion) -> Row:
         strict, lenient = judge(completion.text, str(prompt.columns[gold]))

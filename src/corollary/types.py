@@ -87,7 +87,9 @@ class TokenBatch:
             if isinstance(value, Tensor) and value.dim() == 2 and tuple(value.shape) != shape:
                 raise ValueError(f"{f.name} has shape {tuple(value.shape)}, targets have {shape}")
         if not len(self.prompt_of) == len(self.lengths) == shape[0]:
-            raise ValueError(f"{shape[0]} sequences, but {len(self.prompt_of)} prompt_of and {len(self.lengths)} lengths")
+            raise ValueError(
+                f"{shape[0]} sequences, but {len(self.prompt_of)} prompt_of and {len(self.lengths)} lengths"
+            )
 
     def take(self, rows: Sequence[int] | Tensor) -> Self:
         """The sequences `rows`, in that order, with the weights that they carry; cut to the longest of them."""
@@ -100,8 +102,9 @@ class TokenBatch:
             for f in fields(self)
             if isinstance(value := getattr(self, f.name), Tensor) and value.dim() == 2
         }
-        return replace(self, prompts=tuple(self.prompts[i] for i in used.tolist()), prompt_of=prompt_of, lengths=lengths, **cut)
-
+        return replace(
+            self, prompts=tuple(self.prompts[i] for i in used.tolist()), prompt_of=prompt_of, lengths=lengths, **cut
+        )
 
     def to(self, device: torch.device) -> Self:
         """The same on `device`; itself where it is there already."""

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 
 import pytest
-import tiny
 import torch
 
+import tiny
 from corollary.algorithms import grpo
 from corollary.algorithms.grpo import GRPOConfig, Overlong, dapo, dr_grpo, rloo
 from corollary.engines.sampler import EmbeddedSampler
@@ -53,12 +53,16 @@ def asked() -> Iterator[list[Prompt]]:
     return iter(lambda: tiny.prompts(3, 5, 2, 4), None)
 
 
-def start(config: GRPOConfig, *, reward: Fives | None = None, lr: float = 3e-3, **settings: object) -> tuple[Iterator[Step], EmbeddedTrainer]:
+def start(
+    config: GRPOConfig, *, reward: Fives | None = None, lr: float = 3e-3, **settings: object
+) -> tuple[Iterator[Step], EmbeddedTrainer]:
     model = tiny.model(torch.float32)
     trainer = EmbeddedTrainer(model, TrainerConfig(**settings), OptimizerConfig(lr=lr), total_steps=100)
     sampler = EmbeddedSampler(model, decode=tiny.decode, eos_token_ids=[tiny.EOS])
     reference = EmbeddedScorer(tiny.model(torch.float32), TrainerConfig()) if config.needs_reference else None
-    steps = grpo.steps(config, trainer=trainer, sampler=sampler, reward=reward or Fives(), prompts=asked(), reference=reference)
+    steps = grpo.steps(
+        config, trainer=trainer, sampler=sampler, reward=reward or Fives(), prompts=asked(), reference=reference
+    )
     return steps, trainer
 
 
@@ -120,7 +124,7 @@ def test_the_wrong_sign_of_the_advantage_is_seen() -> None:
     """After one step on the answers, the better ones are likelier and the worse ones less likely, to first order."""
 
     def rise(sign: float) -> float:
-        steps, trainer = start(SMALL, lr=0.0)
+        steps, _ = start(SMALL, lr=0.0)
         batch, _ = grpo.shaped(SMALL, list(next(steps).groups), None)
         signed = replace(batch, advantages=sign * batch.advantages)
         learner = EmbeddedTrainer(tiny.model(torch.float32), TrainerConfig(), OptimizerConfig(lr=1e-4), total_steps=1)
@@ -136,7 +140,9 @@ def test_end_of_sequence_is_trained() -> None:
     """Rewarding answers for being short teaches the model to stop, which it cannot learn where EOS has no weight."""
 
     class Short(Fives):
-        def score(self, groups: Sequence[tuple[Prompt, Sequence[Completion]]], *, step: int = 0) -> list[list[Fives.Score]]:
+        def score(
+            self, groups: Sequence[tuple[Prompt, Sequence[Completion]]], *, step: int = 0
+        ) -> list[list[Fives.Score]]:
             return [[Fives.Score(1.0 - len(c.token_ids) / 5) for c in cs] for _, cs in groups]
 
     steps, _ = start(SMALL, reward=Short())
@@ -167,7 +173,9 @@ def test_a_learning_rate_of_zero_leaves_every_weight_and_the_samplers_agreement(
     assert max(gaps) < 1e-5
 
 
-@pytest.mark.parametrize("settings", [{"tokens_per_microbatch": 7}, {"layout": "packed"}, {"layout": "padded"}], ids=str)
+@pytest.mark.parametrize(
+    "settings", [{"tokens_per_microbatch": 7}, {"layout": "packed"}, {"layout": "padded"}], ids=str
+)
 def test_how_a_step_is_computed_changes_no_metric(settings: dict[str, object]) -> None:
     ours, others = ([s.metrics for s in islice(start(SMALL, **kw)[0], 3)] for kw in ({}, settings))
     for a, b in zip(ours, others, strict=True):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-import tiny
 import torch
 
+import tiny
 from corollary.engines.layout import adopt
 from corollary.engines.trainer import EmbeddedScorer, EmbeddedTrainer, OptimizerConfig, TrainerConfig
 from corollary.losses.policy import KLInLoss, PolicyObjective, PPOClip
@@ -57,7 +57,9 @@ def test_a_sliding_window_is_the_models_own() -> None:
 def gradient(batch: PolicyBatch, **settings: object) -> tuple[float, torch.Tensor]:
     """(loss, flat gradient) of a full objective, as the optimizer would get it."""
     model = tiny.model()
-    trainer = EmbeddedTrainer(model, TrainerConfig(**settings), OptimizerConfig(lr=0.0, max_grad_norm=1e9), total_steps=1)
+    trainer = EmbeddedTrainer(
+        model, TrainerConfig(**settings), OptimizerConfig(lr=0.0, max_grad_norm=1e9), total_steps=1
+    )
     kept: list[torch.Tensor] = []
     update = trainer._update
 

@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import pytest
-import tiny
 import torch
 
+import tiny
 from corollary.engines.sampler import EmbeddedSampler, sample
 from corollary.errors import NumericsError
 from corollary.types import Sampling
@@ -38,7 +38,9 @@ def test_greedy_answers_are_those_of_the_whole_forward() -> None:
 def test_log_probabilities_are_those_of_the_whole_forward(temperature: float) -> None:
     model = tiny.model().eval()
     prompts = tiny.prompts(4, 7)
-    for prompt, group in zip(prompts, sampler().generate(prompts, 3, Sampling(temperature=temperature, max_tokens=9), names=[0]), strict=True):
+    for prompt, group in zip(
+        prompts, sampler().generate(prompts, 3, Sampling(temperature=temperature, max_tokens=9), names=[0]), strict=True
+    ):
         for c in group:
             ids = torch.tensor([*prompt.token_ids, *c.token_ids])
             full = (model(ids[None]).logits[0] / temperature).log_softmax(-1)

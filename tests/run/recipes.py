@@ -8,18 +8,17 @@ import subprocess
 import sys
 from pathlib import Path
 
-from models.small import folder as model_folder
-
 from corollary.config import load
 from corollary.data.datasets import DataReport
 from corollary.run.recipe import PRESETS, Recipe
 from corollary.types import Metrics
+from models.small import folder as model_folder
 
-REWARD = '''
+REWARD = """
 def vowels(prompts, completions, **columns):
     texts = [c[0]["content"] if isinstance(c, list) else c for c in completions]
     return [sum(ch in "aeiou" for ch in text) / 8 for text in texts]
-'''
+"""
 RECIPE = """
 model: {{path: {model}, dtype: float32, device: cpu}}
 data: {{path: {train}, template: "{{question}}"}}

@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from run import recipes
 
 from corollary.errors import Preempted, ResumeError, StorageError
 from corollary.run import checkpoint
 from corollary.run.files import lock
 from corollary.run.loop import train
+from run import recipes
 
 SAME = ("metrics.jsonl", "rollouts.jsonl", "evaluation.json", "config.yaml")
 
@@ -26,9 +25,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def source(whole: Path) -> Iterator[Path]:
+def source(whole: Path) -> Path:
     """The same recipe, with another run folder."""
-    yield whole.parents[1] / "run.yaml"
+    return whole.parents[1] / "run.yaml"
 
 
 def assert_same(a: Path, b: Path) -> None:
@@ -162,7 +161,9 @@ def test_two_runs_in_one_folder_are_refused(tmp_path: Path) -> None:
     lock(tmp_path).close()
 
 
-def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import torch
 
     checkpoint.save(tmp_path, 1, {"a": torch.ones(3)}, {}, keep=1)

@@ -86,7 +86,9 @@ class GRPOConfig(Config):
                 "group with equal rewards up to a full advantage"
             )
         if self.overlong.penalty_from >= self.max_tokens:
-            raise ValueError(f"overlong.penalty_from ({self.overlong.penalty_from}) must be below max_tokens ({self.max_tokens})")
+            raise ValueError(
+                f"overlong.penalty_from ({self.overlong.penalty_from}) must be below max_tokens ({self.max_tokens})"
+            )
         return self
 
     @property

@@ -1,6 +1,6 @@
 """Supervised fine-tuning: make worked answers likelier, token by token.
 
-    L = -Σ w·logπ(answer token)      trained on the answer's tokens only, end-of-sequence included
+L = -Σ w·logπ(answer token)      trained on the answer's tokens only, end-of-sequence included
 """
 
 from __future__ import annotations

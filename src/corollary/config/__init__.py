@@ -14,4 +14,15 @@ from corollary.config.loading import Loaded, load, preset_names
 from corollary.config.problems import InvalidConfig, Problem
 from corollary.config.variants import by_name
 
-__all__ = ["Config", "InvalidConfig", "Loaded", "Problem", "by_name", "diff", "load", "preset_names", "schema", "to_yaml"]
+__all__ = [
+    "Config",
+    "InvalidConfig",
+    "Loaded",
+    "Problem",
+    "by_name",
+    "diff",
+    "load",
+    "preset_names",
+    "schema",
+    "to_yaml",
+]

@@ -70,8 +70,17 @@ def built_in(value: Any) -> Node:
     return Node(escape(data) if isinstance(data, str) else data)
 
 
+def _bare(node: Node, annotation: Any) -> bool:
+    """Whether the leaf is a word where only variants may stand."""
+    classes = classes_in(annotation)
+    named = len(classes) > 1 and all(tags(cls) for cls in classes) and str not in kinds(annotation)
+    return named and isinstance(node.value, str) and "${" not in node.value
+
+
 def filled(node: Node, annotation: Any) -> Node:
-    """The tree laid on the defaults of the classes that stand in it."""
+    """The tree laid on the defaults of the classes that stand in it; a variant's bare name becomes its `type`."""
+    if _bare(node, annotation):
+        node = Node({"type": node}, node.place, branch=True)
     if not node.branch:
         return node
     parts = children(node)

@@ -98,7 +98,9 @@ class Reader:
             return self._document()
         except yaml.MarkedYAMLError as fault:
             mark = fault.problem_mark or fault.context_mark
-            line = min(mark.line, len(self._text.splitlines()) - 1) if mark else 0  # the end may be behind the last line
+            line = (
+                min(mark.line, len(self._text.splitlines()) - 1) if mark else 0
+            )  # the end may be behind the last line
             self._stop(line, self._syntax(line, fault))
         except yaml.reader.ReaderError as fault:
             line = self._text.count("\n", 0, fault.position)

@@ -114,7 +114,9 @@ class Segments:
         p, a = (torch.arange(x.shape[1], device=device) for x in (self.prompt_index, self.answer_index))
         start = self.prompt_lengths[self.prompt_of]  # [S] position of an answer's first token
         at = start[:, None] + a  # [S, Ta]
-        seen = torch.cat([(p < start[:, None])[:, None].expand(-1, len(a), -1), (a[:, None] >= a).expand(len(at), -1, -1)], 2)
+        seen = torch.cat(
+            [(p < start[:, None])[:, None].expand(-1, len(a), -1), (a[:, None] >= a).expand(len(at), -1, -1)], 2
+        )
         if window is not None:
             keys = torch.cat([p.expand(len(at), -1), at], dim=1)
             seen = seen & (at[:, :, None] - keys[:, None, :] < window)
@@ -151,7 +153,9 @@ def lay_out(batch: TokenBatch, wanted: Tensor, how: LayoutName = "shared_prefix"
         prompts, owner = list(batch.prompts), prompt_of
     else:
         prompts, owner = [batch.prompts[p] for p in prompt_of], list(range(len(prompt_of)))
-    answers = [batch.targets[b, : max(n - 1, 0)].tolist() for b, n in enumerate(lengths)]  # the last token predicts nothing
+    answers = [
+        batch.targets[b, : max(n - 1, 0)].tolist() for b, n in enumerate(lengths)
+    ]  # the last token predicts nothing
     widths = [max(map(len, rows), default=0) if how == "padded" else 0 for rows in (prompts, answers)]
     tokens: list[int] = []
     positions: list[int] = []

@@ -261,7 +261,9 @@ def sample(logits: Tensor, uniform: Tensor, sampling: Sampling) -> tuple[Tensor,
     logits = logits if logits.dtype == torch.float64 else logits.float()
     peak = logits.amax(-1)
     if not bool(torch.isfinite(peak).all()):
-        raise NumericsError("the model's logits are not finite, so nothing can be sampled", hint="lower the learning rate")
+        raise NumericsError(
+            "the model's logits are not finite, so nothing can be sampled", hint="lower the learning rate"
+        )
     if sampling.temperature == 0:
         return logits.argmax(-1), peak - logits.logsumexp(-1)
     if sampling.temperature != 1:

@@ -166,11 +166,14 @@ class EmbeddedTrainer:
     def _update(self) -> Metrics:
         for name, parameter in self._named.items():
             grad = parameter.grad if parameter.grad is not None else torch.zeros_like(parameter)
+            parameter.grad = None
             self._masters[name].grad = grad.to(self._masters[name].dtype)
         norm = torch.nn.utils.clip_grad_norm_(list(self._masters.values()), self.settings.max_grad_norm)
         if not torch.isfinite(norm):
             self._forget_gradients()
-            raise NumericsError(f"the gradient norm of step {self.version} is {norm.item()}; the weights are as before it")
+            raise NumericsError(
+                f"the gradient norm of step {self.version} is {norm.item()}; the weights are as before it"
+            )
         lr = self.settings.lr * self.settings.scale(self.version, self.total_steps)
         for group in self._optimizer.param_groups:
             group["lr"] = lr

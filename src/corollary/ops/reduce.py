@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-import torch
 from pydantic import BeforeValidator, Field
 from torch import Tensor
 
@@ -68,6 +67,7 @@ def token_weights(trained: Tensor, average: TokenMean | SequenceMean | SequenceS
 
     Source: DeepSeekMath 2402.03300 (sequence mean), DAPO 2503.14476 (token mean), Dr. GRPO 2503.20783 (constant).
 
+    >>> import torch
     >>> trained = torch.tensor([[True, True, True], [True, False, False]])
     >>> token_weights(trained, TokenMean())[0]
     tensor([0.2500, 0.2500, 0.2500], dtype=torch.float64)
@@ -92,6 +92,7 @@ def token_weights(trained: Tensor, average: TokenMean | SequenceMean | SequenceS
 def weighted_sum(terms: Tensor, weights: Tensor) -> Tensor:
     """Σ w·x, blind to whatever stands where the weight is 0, NaN included, in value and in gradient.
 
+    >>> import torch
     >>> weighted_sum(torch.tensor([2.0, float("nan")]), torch.tensor([1.0, 0.0]))
     tensor(2.)
     """
@@ -101,6 +102,7 @@ def weighted_sum(terms: Tensor, weights: Tensor) -> Tensor:
 def segment_mean(values: Tensor, mask: Tensor) -> Tensor:
     """Mean over the last dimension of the entries that `mask` keeps; 0 where it keeps none.
 
+    >>> import torch
     >>> segment_mean(torch.tensor([[1.0, 3.0, float("nan")]]), torch.tensor([[True, True, False]]))
     tensor([2.])
     """

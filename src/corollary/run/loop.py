@@ -39,7 +39,7 @@ from corollary.run.memory import keep_large_blocks
 from corollary.run.recipe import EvaluationConfig, Recipe
 from corollary.run.record import Record, peak_memory_gib
 from corollary.run.report import write_report
-from corollary.types import Metrics, Prompt, Step
+from corollary.types import Completion, Metrics, Prompt, Step
 
 MAY_CHANGE = ("run.steps", "run.checkpoint_every", "run.keep_checkpoints", "run.export", "run.threads")
 """Settings that a resumed run may have other values of."""
@@ -104,7 +104,9 @@ def _saved(recipe: Recipe, record: Record, console: Console, resume: bool) -> ch
     folder = record.folder
     if record.started and not resume:
         raise ResumeError(
-            "there is a run here already", where=str(folder), hint="add --resume to continue it, or choose another run.name"
+            "there is a run here already",
+            where=str(folder),
+            hint="add --resume to continue it, or choose another run.name",
         )
     if not resume:
         return None
@@ -281,7 +283,7 @@ def _save(run: Run) -> None:
     )
 
 
-class asked_to_stop:  # noqa: N801  (a context manager that reads as a phrase)
+class asked_to_stop:  # a context manager that reads as a phrase
     """Collects the error to stop with after SIGTERM or Ctrl-C; a second signal stops at once.
 
     consumes: signals · waits for: nothing · unblocked by: — · produces: one entry in the list

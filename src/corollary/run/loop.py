@@ -35,13 +35,14 @@ from corollary.rollout import Score
 from corollary.run import checkpoint
 from corollary.run.exporting import card
 from corollary.run.files import write_json
+from corollary.run.loggers import Loggers
 from corollary.run.memory import keep_large_blocks
 from corollary.run.recipe import EvaluationConfig, Recipe
 from corollary.run.record import Record, peak_memory_gib
 from corollary.run.report import write_report
 from corollary.types import Completion, Metrics, Prompt, Step
 
-MAY_CHANGE = ("run.steps", "run.checkpoint_every", "run.keep_checkpoints", "run.export", "run.threads")
+MAY_CHANGE = ("run.steps", "run.checkpoint_every", "run.keep_checkpoints", "run.export", "run.threads", "run.loggers")
 """Settings that a resumed run may have other values of."""
 
 
@@ -66,7 +67,8 @@ class Run:
     held_out: list[Prompt]
     steps: Iterator[Step]
     clock: Clock
-    close: Callable[[], None]
+    loggers: Loggers
+    close: Callable[[], object]
     done: int = 0  # steps taken
 
 
@@ -160,24 +162,30 @@ def build(recipe: Recipe, record: Record, console: Console, saved: checkpoint.Ch
     reference = _reference(recipe, model)
     trainer = EmbeddedTrainer(model.model, recipe.trainer, recipe.optimizer, total_steps=recipe.run.steps)
     sampler = embedded_sampler(recipe, model)
-    if saved is None:
-        record.begin(recipe, recipe.run.seed)
-    else:
+    if saved:
         trainer.load_state_dict(saved.tensors)
         loader.load_state_dict(saved.state["loader"])
     sampler.sync(trainer)
     clock = Clock()
+    settings = recipe.run
+    loggers = Loggers(settings.loggers, settings.name, record.folder, recipe.model_dump(mode="json"), console.note)
     run = Run(
-        recipe, record, model, trainer, sampler, loader, held_out, iter(()), clock, lambda: None,
+        recipe, record, model, trainer, sampler, loader, held_out, iter(()), clock, loggers, loggers.close,
         done=saved.step if saved else 0,
     )  # fmt: skip
     if recipe.rewards:
         reward = Reward(recipe.rewards)
-        run.close = reward.close
-        reward.check(prompts)
+        run.close = lambda: (reward.close(), loggers.close())
+        try:
+            reward.check(prompts)
+        except CorollaryError:
+            run.close()
+            raise
         run.steps = _grpo(run, TimedReward(reward, clock, console), reference)
     else:
         run.steps = _sft(run)
+    if saved is None:  # nothing that the user gave can fail any more
+        record.begin(recipe, recipe.run.seed)
     return run
 
 
@@ -253,6 +261,7 @@ def _pull(run: Run, console: Console) -> None:
             run.done += 1
             timing = _timing(run, step)
             run.record.step(run.done, step, timing, lambda token: run.model.tokenizer.decode([token]))
+            run.loggers.log(run.done, step.metrics)
             console.step(run.done, settings.steps, step.metrics, timing)
             last = run.done == settings.steps
             if asked or last or run.done % settings.checkpoint_every == 0:

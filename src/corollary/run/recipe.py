@@ -15,6 +15,7 @@ from corollary.data.datasets import DataConfig
 from corollary.engines.trainer import OptimizerConfig, TrainerConfig
 from corollary.errors import ConfigError
 from corollary.rewards.parts import RewardSpec
+from corollary.run.loggers import LoggerName
 
 PRESETS = Path(__file__).parents[1] / "configs"
 
@@ -91,6 +92,8 @@ class RunConfig(Config):
     """how many are kept"""
     threads: int = Field(default=0, ge=0)
     """of the CPU; 0: all cores"""
+    loggers: tuple[LoggerName, ...] = ()
+    """trackers besides the run directory; each is an extra"""
     export: bool = True
     """write model/, a folder that transformers loads, at the end"""
 

@@ -127,7 +127,7 @@ def test_a_run_from_end_to_end_then_generate_chat_evaluate_export_report(source:
     assert "step 2/2" in said
     folder = tmp_path / "runs" / "tiny"
     assert {"config.yaml", "config.diff.yaml", "metrics.jsonl", "timing.jsonl", "rollouts.jsonl", "evaluation.json",
-            "environment.json", "report.html", "model", "checkpoints", "evaluations"} <= {p.name for p in folder.iterdir()}  # fmt: skip
+            "environment.json", "data.json", "report.html", "model", "checkpoints", "evaluations"} <= {p.name for p in folder.iterdir()}  # fmt: skip
     status, out, said = run("generate", folder, "What is 1 + 2?", "--max-tokens", "5")
     assert status == 0, said
     status, out, said = run("generate", folder, "Hello", "--against", tmp_path / "model", "--max-tokens", "5")

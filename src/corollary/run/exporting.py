@@ -8,7 +8,6 @@ from typing import Any
 from corollary.config import load
 from corollary.engines.trainer import EmbeddedTrainer
 from corollary.errors import DataError, ResumeError
-from corollary.models.catalogue import entry, is_entry
 from corollary.models.export import Card, DataUse, Metric, export
 from corollary.models.load import LoadedModel, load_model
 from corollary.run import checkpoint
@@ -38,9 +37,10 @@ def export_run(run: Path, folder: Path) -> Path:
 def card(run: Path, recipe: Recipe, model: LoadedModel, step: int) -> Card:
     """The model card of a run: base model, method, data, configuration, numbers before and after."""
     evaluation = read_json(run / "evaluation.json") if (run / "evaluation.json").exists() else {}
-    uses = [_use(recipe.data.path, "training", 0)]
-    if recipe.evaluation:
-        uses.append(_use(recipe.evaluation.data.path, "evaluation", evaluation.get("prompts", 0)))
+    uses = [
+        DataUse(name=report["source"], use=use, rows=report["kept"], licence=report["licence"])
+        for use, report in read_json(run / "data.json").items()
+    ]
     return Card(
         title=run.name,
         base_model=recipe.model.path,
@@ -51,10 +51,6 @@ def card(run: Path, recipe: Recipe, model: LoadedModel, step: int) -> Card:
         metrics=_metrics(evaluation),
         versions=read_json(run / "environment.json")["packages"],
     )
-
-
-def _use(name: str, use: str, rows: int) -> DataUse:
-    return DataUse(name=name, use=use, rows=rows, licence=entry(name).licence if is_entry(name) else "not stated")
 
 
 def _metrics(evaluation: dict[str, Any]) -> list[Metric]:

@@ -153,11 +153,12 @@ def build(recipe: Recipe, record: Record, console: Console, saved: checkpoint.Ch
     model = load_model(recipe.model.path, dtype=recipe.model.resolved_dtype(), announce=announce)
     model.model.to(device)
     prompts, report = load_prompts(recipe.data, model.tokenizer, announce=announce)
-    console.data("train", report)
+    console.data("training", report)
+    reports = {"training": report}
     held_out: list[Prompt] = []
     if recipe.evaluation:
-        held_out, report = load_prompts(recipe.evaluation.data, model.tokenizer, announce=announce)
-        console.data("held out", report)
+        held_out, reports["evaluation"] = load_prompts(recipe.evaluation.data, model.tokenizer, announce=announce)
+        console.data("evaluation", reports["evaluation"])
     loader = PromptLoader(prompts, batch_size=recipe.batch_size, seed=recipe.run.seed)
     reference = _reference(recipe, model)
     trainer = EmbeddedTrainer(model.model, recipe.trainer, recipe.optimizer, total_steps=recipe.run.steps)
@@ -185,7 +186,7 @@ def build(recipe: Recipe, record: Record, console: Console, saved: checkpoint.Ch
     else:
         run.steps = _sft(run)
     if saved is None:  # nothing that the user gave can fail any more
-        record.begin(recipe, recipe.run.seed)
+        record.begin(recipe, recipe.run.seed, reports)
     return run
 
 
@@ -373,6 +374,6 @@ def measure_only(recipe: Recipe, console: Console) -> dict[str, Any]:
     keep_large_blocks()
     model = load_model(recipe.model.path, dtype=recipe.model.resolved_dtype())
     prompts, report = load_prompts(recipe.evaluation.data, model.tokenizer)
-    console.data("held out", report)
+    console.data("evaluation", report)
     rows = held_out_rows(recipe.evaluation, embedded_sampler(recipe, model), prompts)
     return {"dataset": recipe.evaluation.data.path, "prompts": len(rows), "before": summary(rows, 0)}

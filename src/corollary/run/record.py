@@ -9,6 +9,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import torch
 
 import corollary
 from corollary.config import Config, diff, to_yaml
+from corollary.data.datasets import DataReport
 from corollary.errors import StorageError
 from corollary.run.files import Journal, lock, write_json, write_text
 from corollary.types import Metrics, Step
@@ -55,11 +57,12 @@ class Record:
         """Whether a run was begun here."""
         return (self.folder / "config.yaml").exists()
 
-    def begin(self, config: Config, seed: int) -> None:
-        """Write what the run is before it does anything."""
+    def begin(self, config: Config, seed: int, data: Mapping[str, DataReport]) -> None:
+        """Write what the run is before it does anything; `data` by its use."""
         write_text(self.folder / "config.yaml", to_yaml(config))
         write_text(self.folder / "config.diff.yaml", to_yaml(diff(config)))
         write_json(self.folder / "environment.json", environment(seed))
+        write_json(self.folder / "data.json", {use: asdict(report) for use, report in data.items()})
 
     def offsets(self) -> dict[str, int]:
         """Where the journals end; a checkpoint keeps it."""

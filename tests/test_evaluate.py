@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import pytest
+
+import tiny
+from corollary.engines.sampler import EmbeddedSampler
+from corollary.evaluate import compared, evaluate, summary
+from corollary.types import Prompt
+
+
+def rows(verdicts: list[bool], samples: list[int]) -> list[dict[str, object]]:
+    def answer(right: bool) -> dict[str, object]:
+        return {"text": "", "strict": right, "lenient": True, "truncated": False}
+
+    return [
+        {"prompt_id": f"p{i}", "greedy": answer(v), "sampled": [answer(k < c) for k in range(4)]}
+        for i, (v, c) in enumerate(zip(verdicts, samples, strict=True))
+    ]
+
+
+def test_pass_at_k_is_unbiased_and_greedy_is_clopper_pearson() -> None:
+    metrics = summary(rows([True, False, True, False], [1, 0, 4, 2]), 3)["metrics"]
+    assert metrics["sampled/strict/pass@1"]["value"] == pytest.approx(7 / 16)
+    assert metrics["sampled/strict/pass@2"]["value"] == pytest.approx((0.5 + 0 + 1 + 5 / 6) / 4)
+    assert metrics["greedy/strict"]["correct"] == 2
+    assert (metrics["greedy/strict"]["low"], metrics["greedy/strict"]["high"]) == pytest.approx(
+        (0.0676, 0.9324), abs=1e-4
+    )
+    assert metrics["greedy/lenient"]["value"] == 1
+    assert "sampled/strict/pass@8" not in metrics
+
+
+def test_the_difference_is_prompt_by_prompt() -> None:
+    before, after = rows([False] * 30 + [True] * 10, [0] * 40), rows([True] * 20 + [False] * 10 + [True] * 10, [2] * 40)
+    change = compared(before, after)["greedy/strict"]
+    assert (change["gained"], change["lost"], change["estimate"]) == (20, 0, 0.5)
+    assert 0.3 < change["low"] < 0.5 < change["high"] < 0.7
+    assert compared(before, after)["sampled/strict/pass@1"]["estimate"] == pytest.approx(0.5)
+
+
+def test_other_prompts_cannot_be_compared() -> None:
+    with pytest.raises(ValueError, match="same prompts"):
+        compared(rows([True], [1]), rows([True, False], [1, 1]))
+
+
+def test_a_real_sampler_gives_the_same_answers_before_and_after_nothing() -> None:
+    sampler = EmbeddedSampler(tiny.model(), decode=tiny.decode, eos_token_ids=[tiny.EOS])
+    prompts = [Prompt(id=p.id, token_ids=p.token_ids, columns={"answer": "7"}) for p in tiny.prompts(3, 4)]
+
+    def once() -> list[dict[str, object]]:
+        return evaluate(
+            sampler,
+            prompts,
+            lambda text, gold: (text == gold, gold in text),
+            gold="answer",
+            samples=3,
+            temperature=1.0,
+            max_tokens=6,
+        )
+
+    assert once() == once()
+    assert all(change["estimate"] == 0 for change in compared(once(), once()).values())

@@ -212,6 +212,10 @@ def test_a_file_that_is_no_plain_yaml_is_refused_in_one_line_at_once(
     assert time.process_time() - start < 2
 
 
+def test_an_unreadable_file_does_not_hide_a_faulty_override(tmp_path: Path) -> None:
+    assert [line[:5] for line in refused(tmp_path, "model: [x", "seed")] == ["E0104", "E0105"]
+
+
 def test_a_missing_file_a_folder_and_an_unknown_preset_are_named_with_the_nearest(tmp_path: Path) -> None:
     written(tmp_path, "model: x", "small.yaml")
     (tmp_path / "folder.yaml").mkdir()

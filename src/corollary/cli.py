@@ -229,7 +229,7 @@ def _failed(error: CorollaryError) -> int:
     from corollary.config import InvalidConfig
 
     if isinstance(error, InvalidConfig):
-        for problem in error.problems[:-1] if len(error.problems) > 1 else ():
+        for problem in error.problems[1:]:
             print(f"  {printable(str(problem))}", file=sys.stderr)
     print(error.line(), file=sys.stderr)
     return error.exit_status

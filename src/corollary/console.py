@@ -50,7 +50,7 @@ class Live:
     def note(self, text: str) -> None:
         """One line."""
         self._settle()
-        self.console.print(f"[{time.strftime('%H:%M:%S')}] {printable(text)}", markup=False)
+        self.console.print(f"[{time.strftime('%H:%M:%S')}] {printable(text)}", markup=False, soft_wrap=True)
 
     def data(self, name: str, report: DataReport) -> None:
         """What came of a data set."""

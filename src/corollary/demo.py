@@ -8,7 +8,7 @@ from pathlib import Path
 from corollary.config import load
 from corollary.console import Live, outcome
 from corollary.run.files import read_json
-from corollary.run.loop import train
+from corollary.run.loop import check, train
 from corollary.run.recipe import PRESETS, Recipe
 
 _HEADLINES = {
@@ -19,10 +19,10 @@ _HEADLINES = {
 }
 
 _NEXT = """what next
-  corollary generate {folder} "Tom has 5 pens and buys 7 more. How many pens does he have?" --against {first}
-  corollary train word-problems run.name=longer run.steps=200      a longer run of the same recipe
-  corollary config show word-problems                              every setting that it used
-  corollary models                                                 what else can be had without a model hub"""
+  .venv/bin/corollary generate {folder} "Tom has 5 pens and buys 7 more. How many pens does he have?" --against {first}
+  .venv/bin/corollary train word-problems run.name=longer run.steps=200      a longer run of the same recipe
+  .venv/bin/corollary config show word-problems                              every setting that it used
+  .venv/bin/corollary models                                                 what else can be had without a model hub"""
 
 
 def run(overrides: Sequence[str], seed: int) -> None:
@@ -37,6 +37,8 @@ def run(overrides: Sequence[str], seed: int) -> None:
     first = warm.folder / "model"
     settings = [*shared, f"run.name=demo-grpo-{seed}", f"model.path={first}", *overrides]
     recipe = load(Recipe, "word-problems", settings, presets=PRESETS).config
+    with Live("check") as console:
+        check(recipe, warm.model.path, console)
     _stage("1 of 2: supervised warm-up on worked examples", warm)
     folder = _stage("2 of 2: GRPO", recipe)
     result = read_json(folder / "evaluation.json")

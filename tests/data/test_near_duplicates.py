@@ -36,6 +36,7 @@ def test_a_chain_of_near_duplicates_is_one_group() -> None:
     chain = [" ".join(words[start : start + 13]) for start in (0, 3, 6)]
     assert len(clusters([chain[0], chain[2]])) == 2  # the ends alone differ too much
     assert [c.members for c in clusters(chain)] == [(0, 1, 2)]
+    assert [c.members for c in clusters([chain[0], chain[2], chain[1]])] == [(0, 1, 2)]  # joined by the last
 
 
 def test_a_group_s_side_is_decided_by_its_content_alone() -> None:

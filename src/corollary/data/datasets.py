@@ -123,7 +123,7 @@ class DataReport:
 
 class _Candidate(NamedTuple):
     where: str
-    index: int  # of the row in its data set, from 0
+    number: int  # of the row in its data set, from 0
     values: dict[str, Any]
 
 
@@ -207,10 +207,10 @@ class _Account:
 
     def _named(self, row: _Candidate, encoded: Encoded, messages: tuple[Message, ...]) -> Prompt:
         own = row.values.get("id")
-        name = str(own) if isinstance(own, str | int) and own != "" else str(row.index)
+        name = str(own) if isinstance(own, str | int) and own != "" else str(row.number)
         if name in self.ids:
             self.duplicates += 1
-            name = f"{name}#{row.index}"
+            name = f"{name}#{row.number}"
         self.ids.add(name)
         used = {"id"} if self.config.filled is not None else {"id", self.config.prompt or "prompt"}
         columns = {k: v for k, v in row.values.items() if k not in used}

@@ -41,8 +41,9 @@ def read_gguf(path: Path, folder: Path) -> None:
             model = AutoModelForCausalLM.from_pretrained(path.parent, dtype=torch.float32, **where)
         splits_digits = _pre_tokenizer(path) in _SINGLE_DIGITS
     except ImportError as error:
+        hint = "pip install gguf accelerate"
         raise ModelError(
-            "reading GGUF needs the package gguf", where=str(path), hint="pip install gguf", code="E0305"
+            f"reading GGUF needs a package ({_first_line(error)})", where=str(path), hint=hint, code="E0305"
         ) from error
     except Exception as error:  # whatever a damaged or unknown file makes its readers raise
         raise ModelError(f"not a readable GGUF model ({_first_line(error)})", where=str(path), code="E0306") from error

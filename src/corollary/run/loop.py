@@ -28,7 +28,7 @@ from corollary.errors import ConfigError, CorollaryError, Interrupted, Preempted
 from corollary.evaluate import compared, evaluate, summary
 from corollary.models.catalogue import Entry
 from corollary.models.export import export
-from corollary.models.load import LoadedModel, load_model
+from corollary.models.load import LoadedModel, load_model, load_tokenizer
 from corollary.rewards.arithmetic import judge
 from corollary.rewards.base import Reward
 from corollary.rollout import Score
@@ -146,10 +146,7 @@ def flat(tree: dict[str, Any], above: str = "") -> Iterator[str]:
 def build(recipe: Recipe, record: Record, console: Console, saved: checkpoint.Checkpoint | None) -> Run:
     """Load the model and the data and put the engines together; from a checkpoint where there is one."""
     device = recipe.model.torch_device()
-
-    def announce(entry: Entry) -> None:
-        console.note(f"fetching {entry.notice()}")
-
+    announce = _announce(console)
     model = load_model(recipe.model.path, dtype=recipe.model.resolved_dtype(), announce=announce)
     model.model.to(device)
     prompts, report = load_prompts(recipe.data, model.tokenizer, announce=announce)
@@ -188,6 +185,26 @@ def build(recipe: Recipe, record: Record, console: Console, saved: checkpoint.Ch
     if saved is None:  # nothing that the user gave can fail any more
         record.begin(recipe, recipe.run.seed, reports)
     return run
+
+
+def _announce(console: Console) -> Callable[[Entry], None]:
+    return lambda entry: console.note(f"fetching {entry.notice()}")
+
+
+def check(recipe: Recipe, model: str, console: Console) -> None:
+    """Read a recipe's data with the tokenizer of `model` and load its rewards: what is wrong is told before anything expensive.
+
+    Raises:
+        CorollaryError: data or rewards cannot be used.
+    """
+    announce = _announce(console)
+    tokenizer = load_tokenizer(model, announce=announce)
+    prompts, _ = load_prompts(recipe.data, tokenizer, announce=announce)
+    if recipe.evaluation:
+        load_prompts(recipe.evaluation.data, tokenizer, announce=announce)
+    if recipe.rewards:
+        with Reward(recipe.rewards) as reward:
+            reward.check(prompts)
 
 
 def embedded_sampler(recipe: Recipe, model: LoadedModel) -> EmbeddedSampler:

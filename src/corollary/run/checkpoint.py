@@ -1,8 +1,8 @@
 """Checkpoints: safetensors and JSON, a manifest with sha256, committed by one rename.
 
-    checkpoints/step-000040/trainer.safetensors   weights and optimizer
-                            state.json            step, position in the data, journal offsets
-                            manifest.json         size and sha256 of both; written last
+    checkpoints/step-000040/KIND.safetensors   weight, exp_avg, exp_avg_sq, step, version: a file for each kind of tensor
+                            state.json         step, position in the data, journal offsets
+                            manifest.json      size and sha256 of all; written last
 
 A folder without a valid manifest is not a checkpoint. Loading verifies every byte and falls back to the one before.
 """
@@ -45,7 +45,7 @@ def save(folder: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[
     Args:
         folder: the run's `checkpoints`.
         step: steps done.
-        tensors: by name.
+        tensors: by name, `KIND/…`.
         state: JSON data.
         keep: ≥ 1.
 
@@ -56,11 +56,13 @@ def save(folder: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[
     work = folder / f".tmp-step-{step:06d}-{os.getpid()}"
     try:
         work.mkdir(parents=True)
-        save_file({name: t.contiguous() for name, t in tensors.items()}, work / "trainer.safetensors")
+        for kind, members in _by_kind(tensors).items():  # a kind at a time, because writing copies what it writes
+            save_file(members, work / f"{kind}.safetensors")
         write_json(work / "state.json", {"step": step, **state})
         files = {f.name: {"size": f.stat().st_size, "sha256": sha256(f)} for f in sorted(work.iterdir())}
-        with (work / "trainer.safetensors").open("rb") as file:
-            os.fsync(file.fileno())
+        for path in work.glob("*.safetensors"):
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
         write_json(work / "manifest.json", {"schema": SCHEMA, "step": step, "files": files})
         if final.exists():
             _discard(final)
@@ -93,17 +95,26 @@ def newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
     return None, []
 
 
+def _by_kind(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    kinds: dict[str, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        kinds.setdefault(name.partition("/")[0], {})[name] = tensor.contiguous()
+    return kinds
+
+
 def _load(path: Path) -> Checkpoint:
     manifest = read_json(path / "manifest.json")
     files = manifest.get("files")
-    if manifest.get("schema") != SCHEMA or not isinstance(files, dict) or "trainer.safetensors" not in files:
+    if manifest.get("schema") != SCHEMA or not isinstance(files, dict) or "state.json" not in files:
         raise StorageError("manifest.json is of another version or incomplete")
     for name, expected in files.items():
         _verify(path / Path(name).name, expected)
-    try:
-        tensors = load_file(path / "trainer.safetensors")
-    except (OSError, SafetensorError) as error:
-        raise StorageError(f"trainer.safetensors: {error}") from error
+    tensors: dict[str, Tensor] = {}
+    for name in (name for name in files if name.endswith(".safetensors")):
+        try:
+            tensors |= load_file(path / Path(name).name)
+        except (OSError, SafetensorError) as error:
+            raise StorageError(f"{name}: {error}") from error
     state = json.loads((path / "state.json").read_text(encoding="utf-8"))
     return Checkpoint(step=state["step"], tensors=tensors, state=state, path=path)
 

@@ -150,3 +150,10 @@ def test_a_run_from_end_to_end_then_generate_chat_evaluate_export_report(source:
     status, _, said = run("train", source, "run.steps=2")
     assert status == 3
     assert "--resume" in said.splitlines()[-1]
+
+
+def test_a_prompt_that_leaves_the_models_positions_is_refused_before_step_1(source: Path) -> None:
+    status, _, said = run("train", source, "algorithm.max_tokens=120")
+    assert status == 2
+    assert "128 positions" in said.splitlines()[-1]
+    assert "max_prompt_tokens" in said.splitlines()[-1]

@@ -216,7 +216,7 @@ class EmbeddedTrainer:
                 raise ModelError(f"the checkpoint has {came} for {name}, the model has shape {tuple(master.shape)}")
             master.copy_(saved)
             keys = [k for k in ("step", "exp_avg", "exp_avg_sq") if f"{k}/{name}" in state]
-            self._optimizer.state[master] = {k: state[f"{k}/{name}"].clone() for k in keys}
+            self._optimizer.state[master] = {k: state[f"{k}/{name}"].to(master.device, copy=True) for k in keys}
         self.version = int(state["version"])
         self._publish()
 

@@ -156,6 +156,7 @@ def build(recipe: Recipe, record: Record, console: Console, saved: checkpoint.Ch
     if recipe.evaluation:
         held_out, reports["evaluation"] = load_prompts(recipe.evaluation.data, model.tokenizer, announce=announce)
         console.data("evaluation", reports["evaluation"])
+    _fits(recipe, model, prompts, held_out)
     loader = PromptLoader(prompts, batch_size=recipe.batch_size, seed=recipe.run.seed)
     reference = _reference(recipe, model)
     trainer = EmbeddedTrainer(model.model, recipe.trainer, recipe.optimizer, total_steps=recipe.run.steps)
@@ -185,6 +186,27 @@ def build(recipe: Recipe, record: Record, console: Console, saved: checkpoint.Ch
     if saved is None:  # nothing that the user gave can fail any more
         record.begin(recipe, recipe.run.seed, reports)
     return run
+
+
+def _fits(recipe: Recipe, model: LoadedModel, prompts: Sequence[Prompt], held_out: Sequence[Prompt]) -> None:
+    """Refuse a prompt that with its answer would leave the positions that the model knows.
+
+    Raises:
+        ConfigError: one does.
+    """
+    limits = [("data", prompts, recipe.algorithm.max_tokens if isinstance(recipe.algorithm, GRPOConfig) else 0)]
+    if recipe.evaluation:
+        limits.append(("evaluation.data", held_out, recipe.evaluation.max_tokens))
+    for key, asked, answer in limits:
+        longest = max(asked, key=lambda prompt: len(prompt.token_ids))
+        room = (model.max_positions or len(longest.token_ids) + answer) - answer
+        if len(longest.token_ids) > room:
+            raise ConfigError(
+                f"prompt {longest.id} has {len(longest.token_ids)} tokens and its answer up to {answer}; the model knows "
+                f"{model.max_positions} positions",
+                where=key,
+                hint=f"set {key}.max_prompt_tokens={max(room, 1)} and {key}.over_long=drop, or lower max_tokens",
+            )
 
 
 def _announce(console: Console) -> Callable[[Entry], None]:

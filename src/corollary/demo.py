@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from corollary.config import load
+from corollary.config import load, to_yaml
 from corollary.console import Live, outcome
 from corollary.run.files import read_json
-from corollary.run.loop import check, train
+from corollary.run.loop import check
 from corollary.run.recipe import PRESETS, Recipe
 
 _HEADLINES = {
@@ -54,11 +57,18 @@ def run(overrides: Sequence[str], seed: int) -> None:
 
 
 def _stage(title: str, recipe: Recipe) -> Path:
+    """Train in a process of its own, so that each stage starts with the machine's memory free."""
     print(f"\n== {title} ==", flush=True)
-    if (recipe.folder / "report.html").exists():
-        print(f"already done: {recipe.folder} (remove the folder to run it again)")
-    else:
-        with Live(recipe.run.name) as console:
-            train(recipe, console, resume=(recipe.folder / "config.yaml").exists())
-    print(outcome(recipe.folder), flush=True)
-    return recipe.folder
+    folder = recipe.folder
+    if (folder / "report.html").exists():
+        print(f"already done: {folder} (remove the folder to run it again)")
+        print(outcome(folder), flush=True)
+        return folder
+    with TemporaryDirectory() as scratch:
+        settings = Path(scratch) / f"{recipe.run.name}.yaml"
+        settings.write_text(to_yaml(recipe), encoding="utf-8")
+        resume = ["--resume"] if (folder / "config.yaml").exists() else []
+        done = subprocess.run([sys.executable, "-m", "corollary", "train", str(settings), *resume], check=False)
+    if done.returncode:
+        sys.exit(done.returncode)  # the stage has said why
+    return folder

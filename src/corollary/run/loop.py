@@ -36,7 +36,7 @@ from corollary.run import checkpoint
 from corollary.run.exporting import card
 from corollary.run.files import write_json
 from corollary.run.loggers import Loggers
-from corollary.run.memory import keep_large_blocks
+from corollary.run.memory import give_back_free_blocks, keep_large_blocks
 from corollary.run.recipe import EvaluationConfig, Recipe
 from corollary.run.record import Record, peak_memory_gib
 from corollary.run.report import write_report
@@ -91,6 +91,7 @@ def train(recipe: Recipe, console: Console, *, resume: bool = False) -> Path:
         run = build(recipe, record, console, saved)
         try:
             _measure(run, console, 0)
+            give_back_free_blocks()
             _pull(run, console)
             _measure(run, console, run.done)
             _finish(run, console)
@@ -330,6 +331,7 @@ def _save(run: Run) -> None:
     checkpoint.save(
         run.record.checkpoints, run.done, run.trainer.state_dict(), state, keep=run.recipe.run.keep_checkpoints
     )
+    give_back_free_blocks()
 
 
 class asked_to_stop:  # a context manager that reads as a phrase

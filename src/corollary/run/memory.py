@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from collections.abc import Callable
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # glibc's names in malloc.h
 
@@ -14,11 +15,22 @@ def keep_large_blocks() -> bool:
     glibc returns every large block to the system and zeroes it anew at the next use: for the tensors of a training step that
     costs as much as a third of the time.
     """
-    if not sys.platform.startswith("linux"):
-        return False
+    mallopt = _glibc("mallopt")
+    return bool(mallopt(_MMAP_THRESHOLD, 2**30)) and bool(mallopt(_TRIM_THRESHOLD, 2**31 - 1))
+
+
+def give_back_free_blocks() -> None:
+    """Return what is free to the system: between phases whose blocks differ in size, such as generation and training."""
+    _glibc("malloc_trim")(0)
+
+
+def _glibc(name: str) -> Callable[..., int]:
+    """A function of glibc; one that does nothing where the C library has none of that name."""
     try:
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-    except (OSError, AttributeError):  # another C library, which has no such setting
-        return False
-    largest = 2**31 - 1
-    return bool(mallopt(_MMAP_THRESHOLD, 2**30)) and bool(mallopt(_TRIM_THRESHOLD, largest))
+        return ctypes.CDLL("libc.so.6")[name] if sys.platform.startswith("linux") else _nothing
+    except (OSError, AttributeError):
+        return _nothing
+
+
+def _nothing(*_: int) -> int:
+    return 0

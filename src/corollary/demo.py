@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -68,7 +69,9 @@ def _stage(title: str, recipe: Recipe) -> Path:
         settings = Path(scratch) / f"{recipe.run.name}.yaml"
         settings.write_text(to_yaml(recipe), encoding="utf-8")
         resume = ["--resume"] if (folder / "config.yaml").exists() else []
+        before = signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C reaches the stage, which saves; wait for it
         done = subprocess.run([sys.executable, "-m", "corollary", "train", str(settings), *resume], check=False)
+        signal.signal(signal.SIGINT, before)
     if done.returncode:
         sys.exit(done.returncode)  # the stage has said why
     return folder

@@ -69,7 +69,7 @@ def start(
 PRESETS = {
     "grpo": SMALL,
     "dr_grpo": dr_grpo(5).model_copy(update={"prompts_per_step": 4}),
-    "dapo": dapo(5, penalty_from=3).model_copy(update={"prompts_per_step": 4, "overlong": Overlong(penalty_from=3)}),
+    "dapo": dapo(5, penalty_from=3).model_copy(update={"prompts_per_step": 4, "overlong": Overlong()}),
     "rloo": rloo().model_copy(update={"prompts_per_step": 4, "max_tokens": 5}),
     "kl in loss": SMALL.model_copy(update={"kl": KLInLoss(coef=0.001)}),
     "kl in reward": SMALL.model_copy(update={"kl": KLInReward(coef=0.001), "advantage": LeaveOneOut()}),
@@ -186,7 +186,7 @@ def test_how_a_step_is_computed_changes_no_metric(settings: dict[str, object]) -
 
 def test_answers_without_advantage_are_counted_and_not_computed() -> None:
     batch, _ = grpo.shaped(SMALL, list(next(start(SMALL)[0]).groups), None)
-    advantages = torch.where(torch.arange(32) < 8, 0.0, torch.linspace(-1, 1, 33)[:32])[:, None]
+    advantages = torch.where(torch.arange(32) < 8, 0.0, torch.linspace(0.1, 1, 32))[:, None]
     zeroed = replace(batch, advantages=advantages.expand_as(batch.targets))
     trainer = start(SMALL)[1]
     parts = grpo.minibatches(SMALL, zeroed, trainer)
@@ -224,3 +224,14 @@ def test_kl_in_the_reward_with_a_group_s_deviation_is_refused() -> None:
     """Where a group's rewards are equal, only KL differs, and the deviation would blow it up to a full advantage."""
     with pytest.raises(ValueError, match="group_std"):
         GRPOConfig(kl=KLInReward())
+
+
+def test_the_overlong_penalty_makes_a_longer_answer_worse() -> None:
+    config = SMALL.model_copy(
+        update={"max_tokens": 40, "overlong": Overlong(penalty_from=2), "advantage": LeaveOneOut()}
+    )
+    groups = list(next(start(config, reward=Constantly())[0]).groups)
+    _, advantages = grpo.shaped(config, groups, None)
+    lengths = torch.tensor([[len(r.completion.token_ids) for r in group] for group in groups])
+    assert (lengths[0].max() - lengths[0].min()) > 5, "all answers are of one length, so this test shows nothing"
+    assert advantages[0][lengths[0].argmax()] < advantages[0][lengths[0].argmin()]

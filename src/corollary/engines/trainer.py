@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator
 from typing import Literal
 
@@ -123,7 +124,9 @@ class EmbeddedTrainer:
         self.version = 0
         model.train()
         if config.gradient_checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+            with warnings.catch_warnings():  # newer versions of transformers prefer another name that older ones lack
+                warnings.simplefilter("ignore", FutureWarning)
+                model.gradient_checkpointing_enable({"use_reentrant": False})
         self._named = dict(model.named_parameters())
         self._masters = {n: _master(p) for n, p in self._named.items()}
         self._optimizer = torch.optim.AdamW(

@@ -78,6 +78,12 @@ def save(folder: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[
     return final
 
 
+def sweep(folder: Path) -> None:
+    """Remove what a killed process left half-written or half-removed; only while this process holds the run."""
+    for leftover in (*folder.glob(".tmp-*"), *folder.glob(".trash-*")):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
 def newest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
     """The newest checkpoint whose every byte is as it was written, and a line for each damaged one that was passed over.
 

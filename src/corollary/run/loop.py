@@ -123,6 +123,7 @@ def _saved(recipe: Recipe, record: Record, console: Console, resume: bool) -> ch
             where=str(folder),
             hint="give the same configuration, or choose another run.name",
         )
+    checkpoint.sweep(record.checkpoints)
     saved, damaged = checkpoint.newest(record.checkpoints)
     for line in damaged:
         console.note(f"{line}; using the one before")

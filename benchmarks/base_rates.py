@@ -39,7 +39,7 @@ def ways(problems: int) -> Iterator[tuple[str, DataConfig]]:
 def row(model: LoadedModel, data: DataConfig) -> tuple[float, float, float, float]:
     sampler = EmbeddedSampler(
         model.model,
-        decode=lambda ids: model.tokenizer.decode(ids, skip_special_tokens=True),
+        decode=model.decode,
         eos_token_ids=model.eos_token_ids,
     )
     prompts, _ = load_prompts(data, model.tokenizer)

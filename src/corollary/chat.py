@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
 
 from rich.columns import Columns
@@ -36,14 +35,10 @@ class Talk:
         settings = ModelConfig()
         self.names = list(names)
         self.models = [load_model(_inside(name), dtype=settings.resolved_dtype()) for name in names]
+        for model in self.models:
+            model.place(settings.torch_device())
         self.samplers = [
-            EmbeddedSampler(
-                m.model.to(settings.torch_device()),
-                decode=partial(m.tokenizer.decode, skip_special_tokens=True),
-                eos_token_ids=m.eos_token_ids,
-                seed=seed,
-            )
-            for m in self.models
+            EmbeddedSampler(m.model, decode=m.decode, eos_token_ids=m.eos_token_ids, seed=seed) for m in self.models
         ]
         start: list[Message] = [{"role": "system", "content": system}] if system else []
         self.histories: list[list[Message]] = [list(start) for _ in names]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -215,11 +215,12 @@ def main() -> NoReturn:
         sys.exit(_failed(error))
     except typer.Abort:
         sys.exit(130)
-    except Exception as error:  # click's own usage errors know how to show themselves
-        if not hasattr(error, "exit_code"):
+    except Exception as fault:  # the parser's own usage errors know how to show themselves
+        usage: Any = fault
+        if not hasattr(usage, "exit_code"):
             raise
-        error.show() if hasattr(error, "show") else None
-        sys.exit(error.exit_code)
+        usage.show()
+        sys.exit(usage.exit_code)
     except KeyboardInterrupt:
         print("error[E1300] interrupted; what was committed before is kept", file=sys.stderr)
         sys.exit(130)

@@ -235,3 +235,12 @@ def test_the_overlong_penalty_makes_a_longer_answer_worse() -> None:
     lengths = torch.tensor([[len(r.completion.token_ids) for r in group] for group in groups])
     assert (lengths[0].max() - lengths[0].min()) > 5, "all answers are of one length, so this test shows nothing"
     assert advantages[0][lengths[0].argmax()] < advantages[0][lengths[0].argmin()]
+
+
+@pytest.mark.parametrize("kl", [KLInLoss(), NoKL(measure=4)], ids=lambda k: k.type)
+def test_a_kl_without_a_reference_is_refused_and_not_dropped(kl: KLInLoss) -> None:
+    config = SMALL.model_copy(update={"kl": kl})
+    trainer = start(SMALL)[1]
+    sampler = EmbeddedSampler(trainer.scorer.model, decode=tiny.decode, eos_token_ids=[tiny.EOS])
+    with pytest.raises(ValueError, match="none was given"):
+        next(grpo.steps(config, trainer=trainer, sampler=sampler, reward=Fives(), prompts=asked()))

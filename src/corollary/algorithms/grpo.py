@@ -135,6 +135,8 @@ def steps(
 
     `first` is the number of the first batch of prompts, for a resumed run.
     """
+    if config.needs_reference and reference is None:
+        raise ValueError(f"kl {config.kl.type} compares with a reference policy, and none was given")
     stream = rollouts(
         sampler, reward, prompts, group_size=config.group_size, sampling=config.sampling,
         keep=config.filter, max_batches=config.filter.max_batches, first=first,
@@ -159,7 +161,7 @@ def shaped(config: GRPOConfig, groups: list[Group], reference: Scorer | None) ->
     )
     if reference is not None and not isinstance(config.kl, NoKL):
         plain = replace(plain, ref_logprobs=reference.logprobs(plain))
-    if isinstance(config.kl, KLInReward):
+    if isinstance(config.kl, KLInReward) and plain.ref_logprobs is not None:
         rewards = rewards - config.kl.penalty(plain.sampler_logprobs, plain.ref_logprobs).view_as(rewards)
     advantages = config.advantage(rewards)
     return replace(plain, advantages=advantages.reshape(-1, 1).expand_as(plain.targets)), advantages

@@ -21,7 +21,10 @@ class Scorer(Protocol):
 class Trainer(Scorer, Protocol):
     """Owns the weights that learn."""
 
-    version: int  # optimizer steps taken so far
+    @property
+    def version(self) -> int:
+        """Optimizer steps taken so far."""
+        ...
 
     def step(self, batch: TokenBatch, loss: Loss) -> Metrics:
         """One optimizer step on Σ weights·terms; the metrics are averaged by the same weights."""

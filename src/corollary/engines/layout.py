@@ -14,11 +14,11 @@ and hands on keyword arguments, so the model's own code runs unchanged with `att
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AttentionInterface, PreTrainedModel
 
 from corollary.errors import ModelError
@@ -36,7 +36,7 @@ class Attention(Protocol):
 
 
 def _attend(
-    module: nn.Module,
+    module: Any,  # the model's own attention module
     query: Tensor,  # [1, Hq, N, D]
     key: Tensor,  # [1, Hkv, N, D]
     value: Tensor,
@@ -72,7 +72,9 @@ def hidden_states(model: PreTrainedModel, tokens: Tensor, positions: Tensor, att
 
 def output_head(model: PreTrainedModel) -> Tensor:
     """`[V, D]` output embedding."""
-    return model.get_output_embeddings().weight
+    head = model.get_output_embeddings()
+    assert head is not None, "a causal language model has a head"
+    return head.weight
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +52,18 @@ class LoadedModel:
     path: Path
     licence: str
     max_positions: int | None  # tokens of prompt and answer together; None: the architecture sets no limit
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of token ids, without control tokens."""
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
+
+    def token_text(self, token: int) -> str:
+        """The text of one token, control tokens written out."""
+        return str(self.tokenizer.decode([token]))
+
+    def place(self, device: torch.device) -> None:
+        """Move the weights to `device`."""
+        self.model.to(device=device)
 
 
 def load_model(name: str, *, dtype: Dtype = "float32", announce: catalogue.Announce | None = None) -> LoadedModel:

@@ -150,7 +150,7 @@ def build(recipe: Recipe, record: Record, console: Console, saved: checkpoint.Ch
     device = recipe.model.torch_device()
     announce = _announce(console)
     model = load_model(recipe.model.path, dtype=recipe.model.resolved_dtype(), announce=announce)
-    model.model.to(device)
+    model.place(device)
     prompts, report = load_prompts(recipe.data, model.tokenizer, announce=announce)
     console.data("training", report)
     reports = {"training": report}
@@ -233,9 +233,10 @@ def check(recipe: Recipe, model: str, console: Console) -> None:
 
 def embedded_sampler(recipe: Recipe, model: LoadedModel) -> EmbeddedSampler:
     """A sampler that shares the model's weights."""
+    model.place(recipe.model.torch_device())
     return EmbeddedSampler(
-        model.model.to(recipe.model.torch_device()),
-        decode=lambda ids: model.tokenizer.decode(ids, skip_special_tokens=True),
+        model.model,
+        decode=model.decode,
         eos_token_ids=model.eos_token_ids,
         seed=recipe.run.seed,
         max_sequences=recipe.sampler.max_sequences,
@@ -302,7 +303,7 @@ def _pull(run: Run, console: Console) -> None:
         for step in islice(run.steps, settings.steps - run.done):
             run.done += 1
             timing = _timing(run, step)
-            run.record.step(run.done, step, timing, lambda token: run.model.tokenizer.decode([token]))
+            run.record.step(run.done, step, timing, run.model.token_text)
             run.loggers.log(run.done, step.metrics)
             console.step(run.done, settings.steps, step.metrics, timing)
             last = run.done == settings.steps

@@ -1,6 +1,6 @@
 """What a model earns before any RL: the figures by which a task is chosen. GRPO learns from groups whose rewards differ.
 
-    python benchmarks/base_rates.py [--problems 200] [--model smollm2-135m-instruct] [--model runs/demo-sft-0/model]
+    python benchmarks/base_rates.py [--problems 200] [--model smollm2-135m-instruct] [--model runs/demo-sft-0/model] [--task zero-shot]
 
 For each model and way of asking, at temperature 1 with 8 answers per problem: share right by the strict and by the lenient
 extraction, share of groups with both right and wrong answers (strict), tokens per answer.
@@ -61,12 +61,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--problems", type=int, default=200)
     parser.add_argument("--model", action="append")
+    parser.add_argument("--task", default="", help="only tasks whose name holds this")
     options = parser.parse_args()
     keep_large_blocks()
     print(f"{'model':28}{'task':40}{'strict':>8}{'lenient':>9}{'mixed':>8}{'tokens':>8}", flush=True)
     for name in options.model or [ModelConfig().path]:
         model = load_model(name, dtype=ModelConfig().resolved_dtype())
         for title, data in ways(options.problems):
+            if options.task not in title:
+                continue
             strict, lenient, mixed, tokens = row(model, data)
             print(f"{name:28}{title:40}{strict:8.1%}{lenient:9.1%}{mixed:8.1%}{tokens:8.1f}", flush=True)
 

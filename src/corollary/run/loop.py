@@ -91,7 +91,6 @@ def train(recipe: Recipe, console: Console, *, resume: bool = False) -> Path:
         run = build(recipe, record, console, saved)
         try:
             _measure(run, console, 0)
-            give_back_free_blocks()
             _pull(run, console)
             _measure(run, console, run.done)
             _finish(run, console)
@@ -299,9 +298,11 @@ def _pull(run: Run, console: Console) -> None:
     """Take the steps that are left; save as configured, at the end, and when asked to stop."""
     settings = run.recipe.run
     with asked_to_stop() as asked:
+        give_back_free_blocks()
         run.clock.read()
         for step in islice(run.steps, settings.steps - run.done):
             run.done += 1
+            give_back_free_blocks()  # blocks of every step's own sizes would pile up beside each other
             timing = _timing(run, step)
             run.record.step(run.done, step, timing, run.model.token_text)
             run.loggers.log(run.done, step.metrics)
@@ -333,7 +334,6 @@ def _save(run: Run) -> None:
     checkpoint.save(
         run.record.checkpoints, run.done, run.trainer.state_dict(), state, keep=run.recipe.run.keep_checkpoints
     )
-    give_back_free_blocks()
 
 
 class asked_to_stop:  # a context manager that reads as a phrase

@@ -20,7 +20,7 @@ def keep_large_blocks() -> bool:
 
 
 def give_back_free_blocks() -> None:
-    """Return what is free to the system: between phases whose blocks differ in size, such as generation and training."""
+    """Return what is free to the system: between steps, whose blocks differ in size and would pile up beside each other."""
     _glibc("malloc_trim")(0)
 
 

@@ -23,8 +23,13 @@ function results() {
   const body = document.getElementById("results-body");
   if (!measured?.before) return fill(body, make("p", { class: "note" }, "No held-out measurement yet."));
   const names = [...new Set([...Object.keys(measured.before.metrics), ...Object.keys(measured.after?.metrics ?? {})])];
-  const primary = names.find((name) => name === "greedy/strict") ?? names[0];
-  return fill(body, primary !== undefined && headline(measured, primary), effects(measured, names));
+  const known = ["sampled/strict/pass@1", "greedy/strict"].filter((name) => names.includes(name));
+  const primary = known.length ? known : names.slice(0, 1);
+  return fill(
+    body,
+    primary.map((name) => headline(measured, name)),
+    effects(measured, names),
+  );
 }
 
 /** "greedy/strict" → "Greedy, strict". */

@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import shutil
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -288,7 +290,7 @@ class TimedReward:
     ) -> Sequence[Sequence[Score]]:
         with self.clock.phase("reward"):
             scores = self.inner.score(groups, step=step)
-        for fault in {fault for group in scores for score in group for fault in score.faults} - self.told:
+        for fault in sorted({fault for group in scores for score in group for fault in score.faults} - self.told):
             self.console.note(f"masked: {fault}")
             self.told.add(fault)
         return scores
@@ -336,32 +338,30 @@ def _save(run: Run) -> None:
     )
 
 
-class asked_to_stop:  # a context manager that reads as a phrase
-    """Collects the error to stop with after SIGTERM or Ctrl-C; a second signal stops at once.
+@contextmanager
+def asked_to_stop() -> Iterator[list[type[CorollaryError]]]:
+    """A list that SIGTERM or Ctrl-C puts the error to stop with into; a second signal stops at once.
 
-    consumes: signals · waits for: nothing · unblocked by: — · produces: one entry in the list
+    consumes: signals · waits for: nothing · unblocked by: nothing · produces: one entry in the list
     """
+    asked: list[type[CorollaryError]] = []
+    before = {}
 
-    def __enter__(self) -> list[type[CorollaryError]]:
-        self.asked: list[type[CorollaryError]] = []
-        self.before = {}
-        for number, error in ((signal.SIGTERM, Preempted), (signal.SIGINT, Interrupted)):
-            try:
-                self.before[number] = signal.signal(number, self._handler(number, error))
-            except ValueError:  # signals belong to the main thread; a run elsewhere is stopped by whoever started it
-                return self.asked
-        return self.asked
-
-    def _handler(self, number: int, error: type[CorollaryError]) -> Callable[[int, FrameType | None], None]:
+    def handler(number: int, error: type[CorollaryError]) -> Callable[[int, FrameType | None], None]:
         def handle(_number: int, _frame: FrameType | None) -> None:
-            self.asked.append(error)
+            asked.append(error)
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
         return handle
 
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
+    if threading.current_thread() is threading.main_thread():  # elsewhere, whoever started the thread stops it
+        for number, error in ((signal.SIGTERM, Preempted), (signal.SIGINT, Interrupted)):
+            before[number] = signal.signal(number, handler(number, error))
+    try:
+        yield asked
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
 
 
 def _measure(run: Run, console: Console, step: int) -> None:

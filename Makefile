@@ -17,7 +17,7 @@ test: $(VENV)/.tests ## the whole CPU suite
 check: $(VENV)/.tests ## formatting, lint, types, tests, doctests
 	$(BIN)/ruff format --check src tests benchmarks
 	$(BIN)/ruff check src tests benchmarks
-	$(BIN)/basedpyright
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
 	$(MAKE) test
 
 bench: $(VENV)/.runs ## tokens per second and seconds per step on this machine, by phase

@@ -63,7 +63,9 @@ class LoadedModel:
 
     def place(self, device: torch.device) -> None:
         """Move the weights to `device`."""
-        self.model.to(device=device)
+        from torch import nn
+
+        nn.Module.to(self.model, device)
 
 
 def load_model(name: str, *, dtype: Dtype = "float32", announce: catalogue.Announce | None = None) -> LoadedModel:

@@ -24,7 +24,7 @@ _HEADLINES = {
 
 _NEXT = """what next
   .venv/bin/corollary generate {folder} "Tom has 5 pens and buys 7 more. How many pens does he have?" --against {first}
-  .venv/bin/corollary train word-problems run.name=longer run.steps=200      a longer run of the same recipe
+  .venv/bin/corollary train word-problems run.name=longer run.steps=200 model.path={first}      a longer run
   .venv/bin/corollary config show word-problems                              every setting that it used
   .venv/bin/corollary models                                                 what else can be had without a model hub"""
 

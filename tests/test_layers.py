@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 
 LAYERS = [
-    {"errors", "types", "seeding"},
+    {"errors", "types", "seeding", "custom"},
     {"config"},
+    {"declare"},
     {"ops"},
     {"losses", "data", "rewards", "models"},
     {"engines"},
+    {"theory"},
     {"rollout", "evaluate"},
     {"algorithms"},
     {"run"},

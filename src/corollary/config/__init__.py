@@ -12,17 +12,20 @@ replaced. The key `type` names a variant: where it changes, the keys of the old 
 from corollary.config.base import Config, diff, schema, to_yaml
 from corollary.config.loading import Loaded, load, preset_names
 from corollary.config.problems import InvalidConfig, Problem
-from corollary.config.variants import by_name
+from corollary.config.variants import Variant, by_name, choice, variant
 
 __all__ = [
     "Config",
     "InvalidConfig",
     "Loaded",
     "Problem",
+    "Variant",
     "by_name",
+    "choice",
     "diff",
     "load",
     "preset_names",
     "schema",
     "to_yaml",
+    "variant",
 ]

@@ -13,6 +13,7 @@ from corollary.config.base import Config
 from corollary.config.fields import below, class_of, classes_in, filled, kinds, tags
 from corollary.config.problems import IMPOSSIBLE, MISSING, UNKNOWN, WRONG, Problem, nearest, one_of, shown
 from corollary.config.tree import Keys, Node, child, children, dotted, find, leaves, plain, replace
+from corollary.config.variants import CUSTOM
 
 C = TypeVar("C", bound=Config)
 MAX_REPAIRS = 5  # variants whose name is put right to see what else is wrong in them
@@ -61,7 +62,7 @@ def _spot(cls: type[Config], root: Node, location: Sequence[str | int]) -> _Spot
     for part in location:
         here = class_of(spot.annotation, node)
         variants = classes_in(spot.annotation)
-        if len(variants) > 1 and here and part in tags(here):
+        if len(variants) > 1 and here and part in (*tags(here), CUSTOM):
             spot = spot._replace(annotation=here)
         elif len(variants) > 1 and (named := [kind for kind in variants if kind.__name__ == part]):
             spot = spot._replace(annotation=named[0], member=True)

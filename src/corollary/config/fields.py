@@ -12,6 +12,8 @@ from pydantic_core import PydanticUndefined, to_jsonable_python
 
 from corollary.config.base import Config, default_of, escape
 from corollary.config.tree import Node, child, children, merge, with_children
+from corollary.config.variants import Custom
+from corollary.custom import is_reference
 
 
 def classes_in(annotation: Any) -> list[type[Config]]:
@@ -33,13 +35,21 @@ def tags(cls: type[Config]) -> tuple[Any, ...]:
     return get_args(cls.model_fields["type"].annotation) if "type" in cls.model_fields else ()
 
 
+def variants_in(annotation: Any) -> list[type[Config]]:
+    """The variants that a setting may be by name, a user's own not among them."""
+    return [cls for cls in classes_in(annotation) if not issubclass(cls, Custom)]
+
+
 def class_of(annotation: Any, node: Node | None) -> type[Config] | None:
     """The class that stands at `node`: the only one there may be, or the one that its `type` names."""
     classes = classes_in(annotation)
     if len(classes) == 1:
         return classes[0]
     tag = child(node, "type")
-    return next((cls for cls in classes if tag and not tag.branch and tag.value in tags(cls)), None)
+    if tag is None or tag.branch:
+        return None
+    own = [cls for cls in classes if issubclass(cls, Custom)] if is_reference(tag.value) else []
+    return own[0].resolved(tag.value) if own else next((cls for cls in classes if tag.value in tags(cls)), None)
 
 
 def below(annotation: Any, node: Node | None, key: str | int) -> Any:
@@ -73,7 +83,7 @@ def built_in(value: Any) -> Node:
 def _bare(node: Node, annotation: Any) -> bool:
     """Whether the leaf is a word where only variants may stand."""
     classes = classes_in(annotation)
-    named = len(classes) > 1 and all(tags(cls) for cls in classes) and str not in kinds(annotation)
+    named = len(classes) > 1 and all(map(tags, variants_in(annotation))) and str not in kinds(annotation)
     return named and isinstance(node.value, str) and "${" not in node.value
 
 

@@ -1,6 +1,27 @@
-"""Variants by their bare name."""
+"""Variants of a setting: by their bare name, as the settings of a function, and from a user's own file.
+
+A function's positional parameters are its *inputs* (tensors, or whatever it works on); its keyword-only ones are its
+*parameters*, and they become the fields of a `Variant`. So a formula is written once, and YAML, the command line, the
+schema and the catalogue know its parameters with their types, defaults and ranges.
+"""
 
 from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Iterable
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Union, get_type_hints
+
+from pydantic import BeforeValidator, Discriminator, GetCoreSchemaHandler, GetJsonSchemaHandler, Tag, create_model
+from pydantic.fields import FieldInfo
+from pydantic_core import CoreSchema, PydanticUndefined, core_schema
+
+from corollary.config.base import Config
+from corollary.config.problems import nearest
+from corollary.custom import is_reference, line_of, load, said
+from corollary.errors import ConfigError, UserCodeError
 
 
 def by_name(value: object) -> object:
@@ -10,3 +31,195 @@ def by_name(value: object) -> object:
     {'type': 'token_mean'}
     """
     return {"type": value} if isinstance(value, str) else value
+
+
+class Variant(Config):
+    """The parameters of one function or class; called with its inputs by name, it calls that."""
+
+    type: str
+    target: ClassVar[Callable[..., Any]]
+    inputs: ClassVar[tuple[str, ...]]  # names that the function takes, in order
+    optional: ClassVar[frozenset[str]]  # those of them that have a default
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """What the function is called with besides its inputs."""
+        return {name: value for name, value in self if name != "type"}
+
+    def __call__(self, **inputs: Any) -> Any:
+        """The function on those of the inputs that it takes."""
+        cls = type(self)
+        taken = {name: inputs[name] for name in cls.inputs if name in inputs}
+        if isinstance(cls.target, type):
+            return cls.target(**self.parameters)(**taken)
+        return cls.target(**taken, **self.parameters)
+
+
+@cache
+def variant(target: Callable[..., Any], name: str = "") -> type[Variant]:
+    """The settings of a function, or of a class whose instances are called.
+
+    Args:
+        target: a function, whose keyword-only parameters become the fields; or a class (a dataclass, a `Config`), whose
+            constructor's parameters become the fields, and whose `__call__` takes the inputs.
+        name: what `type` calls it; the function's own name when left out.
+
+    >>> def scaled(x, *, by: float = 2.0):
+    ...     return x * by
+    >>> Scaled = variant(scaled)
+    >>> Scaled(by=3.0)(x=2.0), Scaled().type
+    (6.0, 'scaled')
+    """
+    name = name or target.__name__
+    called = target.__call__ if isinstance(target, type) else target
+    positional = [p for p in _parameters(called) if p.kind in (p.POSITIONAL_OR_KEYWORD, p.POSITIONAL_ONLY)]
+    inputs = [p for p in positional if p.name != "self"]
+    made = create_model(
+        name if isinstance(target, type) else _camel(target.__name__),
+        __base__=Variant,
+        __module__=target.__module__,
+        __doc__=inspect.getdoc(target) or "",
+        type=(Literal[name], name),
+        **_fields(target),  # type: ignore[arg-type]
+    )
+    made.target = staticmethod(target) if not isinstance(target, type) else target
+    made.inputs = tuple(p.name for p in inputs)
+    made.optional = frozenset(p.name for p in inputs if p.default is not p.empty)
+    return made
+
+
+def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
+    return list(inspect.signature(function).parameters.values())
+
+
+def _fields(target: Callable[..., Any]) -> dict[str, Any]:
+    """Name → (type, default or FieldInfo) of each parameter."""
+    if isinstance(target, type) and issubclass(target, Config):
+        return {n: (f.annotation, f) for n, f in target.model_fields.items() if n != "type"}
+    hints = get_type_hints(target.__init__ if isinstance(target, type) else target, include_extras=True)
+    meanings = described(target)
+    fields = {}
+    for p in _parameters(target):
+        if not isinstance(target, type) and p.kind is not p.KEYWORD_ONLY:
+            continue
+        default = PydanticUndefined if p.default is p.empty else p.default
+        annotation = hints.get(p.name, Any if default is PydanticUndefined else type(default))
+        field = FieldInfo.from_annotated_attribute(annotation, default)
+        field.description = field.description or meanings.get(p.name)
+        fields[p.name] = (annotation, field)
+    return fields
+
+
+def described(target: Callable[..., Any]) -> dict[str, str]:
+    """What the docstring's `Args:` says of each parameter.
+
+    >>> described(described)
+    {'target': 'a function with a docstring.'}
+
+    Args:
+        target: a function with a docstring.
+    """
+    block = re.search(r"^Args:\n((?:[ \t]+.*\n?|\n)+)", inspect.getdoc(target) or "", re.MULTILINE)
+    found = re.findall(r"^ {4}([\w, ]+): ((?:.*)(?:\n {8,}.*)*)", block[1] if block else "", re.MULTILINE)
+    return {name: " ".join(text.split()) for names, text in found for name in names.split(", ")}
+
+
+def _camel(name: str) -> str:
+    return "".join(part.capitalize() for part in name.split("_"))
+
+
+@cache
+def from_file(reference: str, inputs: frozenset[str]) -> type[Variant]:
+    """The settings of a user's own function or class.
+
+    Args:
+        reference: `folder/file.py:name`, seen from the working directory.
+        inputs: names that it may take.
+
+    Raises:
+        ConfigError: there is no such file.
+        UserCodeError: the file does not load, has no such name, or the function takes what nobody gives it.
+    """
+    place, _, name = reference.rpartition(":")
+    file = Path(place).expanduser().absolute()
+    if not file.is_file():
+        raise ConfigError(f"{reference!r}: there is no file {file}", hint="a path is seen from the working directory")
+    try:
+        made = variant(load(f"{file}:{name}"), reference)
+    except (Exception, SystemExit) as cause:  # noqa: BLE001 - whatever a user's file raises
+        raise UserCodeError(
+            f"{name} cannot be loaded: {said(cause)}", where=line_of(cause, str(file)), hint="contract clause: loads"
+        ) from cause
+    for unknown in sorted(set(made.inputs) - inputs):
+        near = nearest(unknown, sorted(inputs))
+        raise UserCodeError(
+            f"{name} takes {unknown!r}, which is no input here",
+            where=str(file),
+            hint=(f"did you mean {near}? " if near else "")
+            + f"inputs are {', '.join(sorted(inputs))}; a parameter of its own is keyword-only (behind *)",
+        )
+    return made
+
+
+CUSTOM = "custom"  # the tag of a user's own in a union of variants
+
+
+class Custom(Config):
+    """Stands in a union of variants for `type: file.py:name`; what it validates to is the variant of that function."""
+
+    type: str
+    inputs: ClassVar[frozenset[str]]
+
+    @classmethod
+    def resolved(cls, reference: str) -> type[Variant]:
+        return from_file(reference, cls.inputs)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        def validate(value: Any) -> Variant:
+            if isinstance(value, Variant):
+                return value
+            return cls.resolved(value["type"]).model_validate(value)
+
+        return core_schema.no_info_plain_validator_function(
+            validate,
+            serialization=core_schema.plain_serializer_function_ser_schema(
+                lambda value, info: value.model_dump(mode=info.mode), info_arg=True
+            ),
+        )
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {
+            "type": "object",
+            "description": "Your own: path/to/file.py:name, with its parameters.",
+            "properties": {"type": {"type": "string", "pattern": r"\.py:"}},
+            "required": ["type"],
+        }
+
+
+def choice(variants: Iterable[type[Config]], inputs: Iterable[str]) -> Any:
+    """The type of a setting that is one of `variants`, or the user's own function of some of `inputs`.
+
+    >>> def scaled(x, *, by: float = 2.0):
+    ...     return x * by
+    >>> def shifted(x, *, by: float = 2.0):
+    ...     return x + by
+    >>> class Settings(Config):
+    ...     change: choice([variant(scaled), variant(shifted)], ["x"]) = variant(scaled)()
+    >>> Settings(change={"type": "shifted", "by": 1}).change(x=1.0)
+    2.0
+    """
+    own = type("Custom", (Custom,), {"inputs": frozenset(inputs), "__annotations__": {}})
+    members = [Annotated[cls, Tag(tag)] for cls in variants for tag in _tags(cls)]
+    union = Union[(*members, Annotated[own, Tag(CUSTOM)])]  # type: ignore[valid-type]  # noqa: UP007 - made at run time
+    return Annotated[union, Discriminator(_tag), BeforeValidator(by_name)]
+
+
+def _tags(cls: type[Config]) -> tuple[str, ...]:
+    return cls.model_fields["type"].annotation.__args__  # type: ignore[union-attr]
+
+
+def _tag(value: Any) -> str | None:
+    tag = value.get("type") if isinstance(value, dict) else value.type
+    return CUSTOM if is_reference(tag) else tag

@@ -8,13 +8,9 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import faulthandler
-import hashlib
-import importlib
-import importlib.util
 import inspect
 import json
 import math
-import operator
 import os
 import pickle
 import select
@@ -25,9 +21,10 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from numbers import Real
-from pathlib import Path
-from types import ModuleType, SimpleNamespace, TracebackType
+from types import SimpleNamespace
 from typing import Literal
+
+from corollary import custom
 
 RewardFunction = Callable[..., object]
 """`f(prompts, completions, **columns) -> list[float | None]`, or async; None: does not apply to this sample."""
@@ -79,39 +76,15 @@ class Fault:
 
 
 def load(reference: str) -> RewardFunction:
-    """The function that a reference names. A file's folder is searched last by its imports, so it can shadow nothing.
+    """The function that a reference names; see `custom.load`.
 
     >>> load("math:sqrt")(4.0)
     2.0
     """
-    place, _, name = reference.rpartition(":")
-    module = _module_of_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
-    try:
-        function = operator.attrgetter(name)(module)
-    except AttributeError:
-        raise AttributeError(f"there is no function {name!r} in it", name=name, obj=module) from None
+    function = custom.load(reference)
     if not callable(function):
-        raise TypeError(f"{name} is a {type(function).__name__}, not a function")
+        raise TypeError(f"{reference.rpartition(':')[2]} is a {type(function).__name__}, not a function")
     return function
-
-
-def _module_of_file(path: Path) -> ModuleType:
-    name = f"corollary_reward_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise ImportError(f"{path} is no Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    if str(path.parent) not in sys.path:
-        sys.path.append(str(path.parent))
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module
 
 
 def offered(function: RewardFunction, keywords: Mapping[str, object]) -> dict[str, object] | Fault:
@@ -196,37 +169,9 @@ def shown(thing: object) -> str:
 
 def described(error: BaseException, reference: str, kind: Literal["raised", "unloadable"] = "raised") -> Fault:
     """What was raised and where: the innermost line of the user's own file, else of any."""
-    try:
-        message = " ".join(str(error).split())[:300]
-    except BaseException:  # noqa: BLE001 - an exception whose text raises must not hide which exception it was
-        message = "(its message cannot be shown)"
     if isinstance(error, SampleError):
-        return Fault("sample", message, sample=error.sample)
-    what = f"{type(error).__name__}: {message}" if message else type(error).__name__
-    return Fault(kind, what, _line(error, reference.rpartition(":")[0]))
-
-
-def _line(error: BaseException, file: str) -> str:
-    if isinstance(error, SyntaxError) and error.filename:
-        return f"{error.filename}:{error.lineno}"
-    places: list[tuple[str, int]] = []
-    traceback: TracebackType | None = error.__traceback__
-    while traceback is not None:
-        places.append((traceback.tb_frame.f_code.co_filename, traceback.tb_lineno))
-        traceback = traceback.tb_next
-    return at(places[::-1], file)
-
-
-def at(places: list[tuple[str, int]], file: str) -> str:
-    """`file:line` of the innermost place in the user's file, which may be unknown; `places` go from the innermost out.
-
-    >>> at([("/lib/re.py", 9), ("/me/rewards.py", 12), ("/lib/run.py", 1)], "/me/rewards.py")
-    '/me/rewards.py:12'
-    """
-    in_file = [place for place in places if place[0] == file]
-    if not in_file and file.endswith(".py"):
-        return file
-    return "{}:{}".format(*(in_file or places)[0]) if places else ""
+        return Fault("sample", custom.said(error).partition(": ")[2], sample=error.sample)
+    return Fault(kind, custom.said(error), custom.line_of(error, reference.rpartition(":")[0]))
 
 
 # ---------------------------------------------------------------------------------------------------------------------

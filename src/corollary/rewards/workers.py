@@ -23,7 +23,8 @@ from collections.abc import Sequence
 from typing import Self
 
 from corollary.errors import DataError
-from corollary.rewards.calling import Call, Fault, Values, at, framed, outcome
+from corollary.custom import at
+from corollary.rewards.calling import Call, Fault, Values, framed, outcome
 
 LOAD_SECONDS = 120.0  # at least, for importing a reward's file, before the clock of its first call starts
 _TAIL = 4096  # bytes kept of what a worker printed

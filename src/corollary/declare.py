@@ -58,7 +58,9 @@ class Declaration:
     gradient: Callable[..., Any] | None = None  # closed form of ∂Σloss/∂output; takes what the formula takes
     cross_sample: Literal["group", "batch"] | None = None  # its value for one sample depends on the others
     bounds: tuple[float, float] | None = None  # of a term, at any input and the default parameters
-    value_at_reference: float | Callable[..., float] | None = None  # of a preference loss at π = ref; may take parameters
+    value_at_reference: float | Callable[..., float] | None = (
+        None  # of a preference loss at π = ref; may take parameters
+    )
     shift_invariant: bool = True  # preference: moving π and ref of an answer together changes nothing
     monotone: bool = True  # preference: raising the chosen answer's log-probability lowers the loss
     length_invariant: bool = False  # preference: repeating every token changes nothing
@@ -69,7 +71,9 @@ class Declaration:
     off_policy: bool = True  # policy: the gradient depends on old_logprobs, where the formula takes them
     tail: bool = True  # the gradient stays alive at extreme inputs on the side that is wrong
     zero_sum: bool = True  # advantage: sums to 0 over a group
-    probes: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)  # values at which parameters show that they count
+    probes: Mapping[str, tuple[Any, ...]] = field(
+        default_factory=dict
+    )  # values at which parameters show that they count
     objective: str | None = None  # what a policy loss ascends: "J", "reverse_kl", "pass@k"
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -71,7 +71,13 @@ Group = list[Rollout]  # the G answers to one prompt
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenBatch:
-    """Sequences to train on or to score; `prompt_of` lets them share a prompt."""
+    """Sequences to train on or to score; `prompt_of` lets them share a prompt.
+
+    A split keeps `unit` rows together. Fields of shape `[B, T, …]` and `[B]` are cut with the rows; what has no dimension
+    speaks of the whole optimizer step and goes with every part of it.
+    """
+
+    unit: ClassVar[int] = 1
 
     prompts: tuple[tuple[int, ...], ...]  # distinct prompts, token ids
     prompt_of: Tensor  # [B] int64, index into `prompts`
@@ -79,13 +85,17 @@ class TokenBatch:
     lengths: Tensor  # [B] int64, response tokens of each sequence
     weights: Tensor  # [B, T] float, what each token's term counts in the step's loss; 0 behind the end
     temperature: float = 1.0  # logits are divided by it, as they were at sampling
+    entropy: Tensor | None = None  # [B, T] nats, with gradient; the trainer's, for a loss that takes it
+    mean_logprobs: Tensor | None = None  # [B, T] mean over the vocabulary of log p; likewise
 
     def __post_init__(self) -> None:
         shape = tuple(self.targets.shape)
         for f in fields(self):
             value = getattr(self, f.name)
-            if isinstance(value, Tensor) and value.dim() == 2 and tuple(value.shape) != shape:
+            if isinstance(value, Tensor) and value.dim() and tuple(value.shape[:2]) not in (shape, shape[:1]):
                 raise ValueError(f"{f.name} has shape {tuple(value.shape)}, targets have {shape}")
+        if shape[0] % self.unit:
+            raise ValueError(f"{shape[0]} sequences do not make groups of {self.unit}")
         if not len(self.prompt_of) == len(self.lengths) == shape[0]:
             raise ValueError(
                 f"{shape[0]} sequences, but {len(self.prompt_of)} prompt_of and {len(self.lengths)} lengths"
@@ -98,18 +108,22 @@ class TokenBatch:
         width = int(lengths.max()) if len(index) else 0
         used, prompt_of = torch.unique(self.prompt_of[index], return_inverse=True)
         cut = {
-            f.name: value[index, :width]
+            f.name: value[index, :width] if value.dim() > 1 else value[index]
             for f in fields(self)
-            if isinstance(value := getattr(self, f.name), Tensor) and value.dim() == 2
+            if isinstance(value := getattr(self, f.name), Tensor) and value.dim()
         }
-        return replace(
-            self, prompts=tuple(self.prompts[i] for i in used.tolist()), prompt_of=prompt_of, lengths=lengths, **cut
-        )
+        prompts = tuple(self.prompts[i] for i in used.tolist())
+        return replace(self, **cut | {"prompts": prompts, "prompt_of": prompt_of, "lengths": lengths})
 
     def to(self, device: torch.device) -> Self:
         """The same on `device`; itself where it is there already."""
         moved = {f.name: v.to(device) for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
         return replace(self, **moved)
+
+    @property
+    def trained(self) -> Tensor:
+        """`[B, T]` True where a token is trained on."""
+        return self.weights != 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +134,44 @@ class PolicyBatch(TokenBatch):
     sampler_logprobs: Tensor  # [B, T] nats, at sampling
     old_logprobs: Tensor | None = None  # [B, T] nats, the trainer's before the update; None: its own first forward
     ref_logprobs: Tensor | None = None  # [B, T] nats, of the reference policy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreferenceBatch(TokenBatch):
+    """Pairs: row 2i is a chosen answer and row 2i + 1 the rejected one to the same prompt."""
+
+    unit: ClassVar[int] = 2
+
+    ref_logprobs: Tensor | None = None  # [B, T] nats, of the reference policy
+    margins: Tensor | None = None  # [B] how much better the chosen answer is, on both rows of a pair
+    mean_chosen_length: Tensor | None = None  # [] tokens of a chosen answer, mean over the step
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnpairedBatch(TokenBatch):
+    """Answers that are each called desirable or not."""
+
+    desirable: Tensor  # [B] bool
+    ref_logprobs: Tensor | None = None  # [B, T] nats
+    baseline: Tensor | None = None  # [] nats, KTO's z0 of the whole step
+    shift: Tensor | None = None  # [] BCO's running mean reward
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ValueBatch(TokenBatch):
+    """What a critic learns from. The model's output is `values [B, T]`."""
+
+    returns: Tensor  # [B, T] reward units
+    old_values: Tensor  # [B, T] reward units, the critic's before the update
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DistillBatch(TokenBatch):
+    """What a student learns from. The model's output is `logits [B, T, V]`."""
+
+    teacher_logits: Tensor | None = None  # [B, T, V]
+    teacher_logprobs: Tensor | None = None  # [B, T, K] nats, of the teacher's likeliest tokens
+    teacher_ids: Tensor | None = None  # [B, T, K] int64, which those are
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,8 +186,8 @@ class Step:
 class Terms(NamedTuple):
     """What a loss returns: unreduced. One set of weights averages all of it."""
 
-    loss: Tensor  # [B, T] to be minimised
-    metrics: dict[str, Tensor]  # name → [B, T]
+    loss: Tensor  # [B, T] to be minimised; or [B] or [N pairs], and `losses.bind` puts it on each of their tokens
+    metrics: dict[str, Tensor]  # name → of the same shape
 
 
 Loss = Callable[[Tensor, Any], Terms]

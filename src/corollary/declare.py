@@ -74,7 +74,12 @@ class Declaration:
     probes: Mapping[str, tuple[Any, ...]] = field(
         default_factory=dict
     )  # values at which parameters show that they count
-    objective: str | None = None  # what a policy loss ascends: "J", "reverse_kl", "pass@k"
+    objective: str | Callable[..., Any] | None = (
+        None  # what it ascends: "J", "reverse_kl", "pass@k", or (world, theta) → scalar
+    )
+    estimates: str | Callable[..., Any] | None = (
+        None  # metric: what its mean over samples is: "reverse_kl", "forward_kl", "entropy"
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -146,7 +146,7 @@ def from_file(reference: str, inputs: frozenset[str]) -> type[Variant]:
         raise ConfigError(f"{reference!r}: there is no file {file}", hint="a path is seen from the working directory")
     try:
         made = variant(load(f"{file}:{name}"), reference)
-    except (Exception, SystemExit) as cause:  # noqa: BLE001 - whatever a user's file raises
+    except (Exception, SystemExit) as cause:
         raise UserCodeError(
             f"{name} cannot be loaded: {said(cause)}", where=line_of(cause, str(file)), hint="contract clause: loads"
         ) from cause
@@ -212,7 +212,7 @@ def choice(variants: Iterable[type[Config]], inputs: Iterable[str]) -> Any:
     """
     own = type("Custom", (Custom,), {"inputs": frozenset(inputs), "__annotations__": {}})
     members = [Annotated[cls, Tag(tag)] for cls in variants for tag in _tags(cls)]
-    union = Union[(*members, Annotated[own, Tag(CUSTOM)])]  # type: ignore[valid-type]  # noqa: UP007 - made at run time
+    union = Union[(*members, Annotated[own, Tag(CUSTOM)])]  # type: ignore[valid-type]
     return Annotated[union, Discriminator(_tag), BeforeValidator(by_name)]
 
 

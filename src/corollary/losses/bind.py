@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any, NoReturn
 
 import torch
@@ -143,7 +143,25 @@ class Bound:
         return self.declaration.cross_sample is not None
 
     def __call__(self, output: Tensor, batch: TokenBatch) -> Terms:
+        """Terms `[B, T]`; the formula never sees what stands behind the mask."""
+        return self.strictly(where_trained(output, batch.trained), blind(batch))
+
+    def strictly(self, output: Tensor, batch: TokenBatch) -> Terms:
+        """The same with everything shown to the formula, as the contract calls it: a formula must be blind by itself."""
         return as_terms(called(self.formula, inputs_of(output, batch)), batch, self.formula)
+
+
+def where_trained(value: Tensor, trained: Tensor) -> Tensor:
+    """The value with 0 where nothing is trained: `where`, since 0·NaN would be NaN in the gradient, too."""
+    if value.dim() < 2 or tuple(value.shape[:2]) != tuple(trained.shape) or not value.is_floating_point():
+        return value
+    return value.where(trained.view(*trained.shape, *[1] * (value.dim() - 2)), 0.0)
+
+
+def blind(batch: TokenBatch) -> TokenBatch:
+    """The batch with 0 in every float field where nothing is trained."""
+    tensors = {f.name: v for f in fields(batch) if isinstance(v := getattr(batch, f.name), Tensor)}
+    return replace(batch, **{n: where_trained(v, batch.trained) for n, v in tensors.items() if n != "weights"})
 
 
 def bind(formula: Callable[..., Any]) -> Bound:

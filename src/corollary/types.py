@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -190,5 +190,24 @@ class Terms(NamedTuple):
     metrics: dict[str, Tensor]  # name → of the same shape
 
 
-Loss = Callable[[Tensor, Any], Terms]
-"""(logprobs `[B, T]` with gradient, the batch that they speak of) → terms `[B, T]`."""
+@runtime_checkable
+class Loss(Protocol):
+    """What a trainer takes; `losses.bind.bind` makes one of any formula."""
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Names of its inputs; the trainer computes `entropy` and `mean_logprobs` only where they are among them."""
+        ...
+
+    @property
+    def cross_sample(self) -> bool:
+        """Whether a term depends on other samples of the step, so that the step cannot be split before it."""
+        ...
+
+    def __call__(self, output: Tensor, batch: Any, /) -> Terms:
+        """(what the model says, with gradient; the batch that it speaks of) → terms `[B, T]`."""
+        ...
+
+
+Formula = Callable[..., Any]
+"""A `Loss`, or a function of inputs by their names (or of `(logprobs, batch)`) that a trainer binds on the spot."""

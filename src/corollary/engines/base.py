@@ -7,7 +7,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from corollary.types import Completion, Loss, Metrics, Prompt, Sampling, TokenBatch
+from corollary.types import Completion, Formula, Metrics, Prompt, Sampling, TokenBatch
 
 
 class Scorer(Protocol):
@@ -26,7 +26,7 @@ class Trainer(Scorer, Protocol):
         """Optimizer steps taken so far."""
         ...
 
-    def step(self, batch: TokenBatch, loss: Loss) -> Metrics:
+    def step(self, batch: TokenBatch, loss: Formula) -> Metrics:
         """One optimizer step on Σ weights·terms; the metrics are averaged by the same weights."""
         ...
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from torch import Tensor
 
 from corollary.engines.base import Sampler, Scorer, Trainer
-from corollary.types import Completion, Loss, Metrics, Prompt, Sampling, TokenBatch
+from corollary.types import Completion, Formula, Metrics, Prompt, Sampling, TokenBatch
 
 
 class Clock:
@@ -67,7 +67,7 @@ class TimedTrainer:
         with self.clock.phase("score"):
             return self.inner.logprobs(batch)
 
-    def step(self, batch: TokenBatch, loss: Loss) -> Metrics:
+    def step(self, batch: TokenBatch, loss: Formula) -> Metrics:
         with self.clock.phase("train"):
             return self.inner.step(batch, loss)
 

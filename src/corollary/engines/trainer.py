@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator
-from typing import Literal
+from collections.abc import Collection
+from dataclasses import replace
+from typing import Literal, NamedTuple
 
 import torch
 from pydantic import Field
@@ -14,10 +15,12 @@ from transformers import PreTrainedModel
 
 from corollary.config import Config
 from corollary.engines.layout import LayoutName, adopt, hidden_states, lay_out, output_head
+from corollary.engines.microbatches import microbatches
 from corollary.errors import ModelError, NumericsError
+from corollary.losses.bind import bind
 from corollary.ops.logprob import token_logprobs
 from corollary.ops.reduce import weighted_sum
-from corollary.types import Loss, Metrics, TokenBatch
+from corollary.types import Formula, Loss, Metrics, Terms, TokenBatch
 
 
 class OptimizerConfig(Config):
@@ -71,6 +74,19 @@ class TrainerConfig(Config):
     """recompute layers in the backward pass: about a third more time, much less memory"""
 
 
+class Outputs(NamedTuple):
+    """What a model says of the wanted response tokens, each `[B, T]` nats, 0 elsewhere."""
+
+    logprobs: Tensor  # with gradient
+    entropy: Tensor  # with gradient where a loss takes it
+    mean_logprobs: Tensor | None = None  # with gradient; None where no loss takes it
+
+    def given(self, batch: TokenBatch, needs: Collection[str]) -> TokenBatch:
+        """The batch with those of them that a loss takes besides the log-probabilities."""
+        entropy = self.entropy if "entropy" in needs else None
+        return replace(batch, entropy=entropy, mean_logprobs=self.mean_logprobs)
+
+
 class EmbeddedScorer:
     """Log-probabilities under a transformers model in this process.
 
@@ -82,19 +98,27 @@ class EmbeddedScorer:
     def __init__(self, model: PreTrainedModel, config: TrainerConfig) -> None:
         self.model, self.config = adopt(model), config
 
-    def forward(self, batch: TokenBatch, wanted: Tensor) -> tuple[Tensor, Tensor]:
-        """(logprobs, entropy) `[B, T]` nats of the wanted response tokens, 0 elsewhere; logprobs carry the gradient."""
+    def forward(self, batch: TokenBatch, wanted: Tensor, needs: Collection[str] = ()) -> Outputs:
+        """What the model says of the wanted response tokens.
+
+        Args:
+            batch: sequences on the model's device.
+            wanted: `[B, T]` bool.
+            needs: `entropy` (with gradient) and `mean_logprobs`, where a loss takes them.
+        """
         layout = lay_out(batch, wanted, self.config.layout)
         hidden = hidden_states(self.model, layout.tokens, layout.positions, layout.attention)
-        logprobs, entropy = token_logprobs(
+        said = token_logprobs(
             hidden[layout.predicts],
             output_head(self.model),
             layout.targets,
             temperature=batch.temperature,
             chunk=self.config.head_chunk,
+            entropy_gradient="entropy" in needs,
+            mean_logprobs="mean_logprobs" in needs,
         )
         shape = (batch.targets.shape[0], batch.targets.shape[1])
-        return layout.scatter(logprobs, shape), layout.scatter(entropy, shape)
+        return Outputs(*(layout.scatter(column, shape) for column in said if column is not None))
 
     @torch.no_grad()
     def logprobs(self, batch: TokenBatch) -> Tensor:
@@ -142,22 +166,26 @@ class EmbeddedTrainer:
         """`[B, T]` nats of every response token under the current weights; 0 behind the end."""
         return self.scorer.logprobs(batch)
 
-    def step(self, batch: TokenBatch, loss: Loss) -> Metrics:
+    def step(self, batch: TokenBatch, loss: Formula) -> Metrics:
         """One optimizer step; returns loss, metrics, grad_norm, lr, entropy, trained_tokens.
 
-        The loss is Σ w·terms; a metric is its mean by the same weights, Σ w·m / Σ w.
+        The loss is Σ w·terms; a metric is its mean by the same weights, Σ w·m / Σ w. How the step is split into microbatches
+        changes neither: a loss whose terms depend on other samples sees the whole step.
+
+        Args:
+            batch: one optimizer step.
+            loss: a `Loss`, or a function that is bound here.
 
         Raises:
             NumericsError: the loss or the gradient is not finite; the weights are as they were.
+            UserCodeError: a user's loss broke the contract; the weights are as they were.
         """
-        totals: Metrics = {}
-        for rows in microbatches(batch, self.config.tokens_per_microbatch, self.config.layout):
-            part = batch.take(rows).to(self.scorer.model.device)
-            logprobs, entropy = self.scorer.forward(part, part.weights != 0)
-            terms = loss(logprobs, part)
-            weighted_sum(terms.loss, part.weights).backward()
-            for name, tensor in {"loss": terms.loss, "entropy": entropy, **terms.metrics}.items():
-                totals[name] = totals.get(name, 0.0) + weighted_sum(tensor.detach().double(), part.weights).item()
+        bound = bind(loss)
+        try:
+            totals = self._across(batch, bound) if bound.cross_sample else self._split(batch, bound)
+        except BaseException:
+            self._forget_gradients()
+            raise
         if not math.isfinite(totals["loss"]):
             self._forget_gradients()
             raise NumericsError(f"the loss of step {self.version} is {totals['loss']}; the weights are as before it")
@@ -165,6 +193,52 @@ class EmbeddedTrainer:
         totals = {name: total if name == "loss" else total / mass for name, total in totals.items()} | self._update()
         totals["trained_tokens"] = float((batch.weights != 0).sum())
         return totals
+
+    def _parts(self, batch: TokenBatch) -> list[list[int]]:
+        return list(microbatches(batch, self.config.tokens_per_microbatch, self.config.layout))
+
+    def _split(self, batch: TokenBatch, loss: Loss) -> Metrics:
+        """The gradient and the weighted sums of a loss that is a sum over samples: a microbatch at a time."""
+        totals: Metrics = {}
+        for rows in self._parts(batch):
+            part = batch.take(rows).to(self.scorer.model.device)
+            out = self.scorer.forward(part, part.trained, loss.needs)
+            terms = loss(out.logprobs, out.given(part, loss.needs))
+            weighted_sum(terms.loss, part.weights).backward()
+            _add(totals, terms, out.entropy, part.weights)
+        return totals
+
+    def _across(self, batch: TokenBatch, loss: Loss) -> Metrics:
+        """The same of a loss whose terms depend on other samples, exactly, in two passes.
+
+        The first computes every microbatch without gradient and takes the loss of the whole step with the model's outputs as
+        leaves, which gives g = ∂L/∂outputs. The second computes each microbatch again and backpropagates Σ g·outputs.
+        """
+        whole, parts = batch.to(self.scorer.model.device), self._parts(batch)
+        leaves = self._leaves(whole, parts, loss.needs)
+        terms = loss(leaves.logprobs, leaves.given(whole, loss.needs))
+        weighted_sum(terms.loss, whole.weights).backward()
+        for rows in parts:
+            part = whole.take(rows)
+            width = part.targets.shape[1]
+            out = self.scorer.forward(part, part.trained, loss.needs)
+            taught = [(o, leaf.grad[rows, :width]) for o, leaf in _paired(out, leaves) if leaf.grad is not None]
+            sum(weighted_sum(output, grad) for output, grad in taught).backward()  # type: ignore[union-attr]
+        totals: Metrics = {}
+        _add(totals, terms, leaves.entropy, whole.weights)
+        return totals
+
+    @torch.no_grad()
+    def _leaves(self, whole: TokenBatch, parts: list[list[int]], needs: Collection[str]) -> Outputs:
+        """The model's outputs on the whole step, as leaves of a graph of their own."""
+        found: list[Tensor] = []
+        for rows in parts:
+            part = whole.take(rows)
+            outputs = [o for o in self.scorer.forward(part, part.trained, needs) if o is not None]
+            found = found or [o.new_zeros(whole.targets.shape) for o in outputs]
+            for leaf, output in zip(found, outputs, strict=True):
+                leaf[rows, : output.shape[1]] = output
+        return Outputs(*(leaf.requires_grad_() for leaf in found))
 
     def _update(self) -> Metrics:
         for name, parameter in self._named.items():
@@ -224,36 +298,6 @@ class EmbeddedTrainer:
         self._publish()
 
 
-def microbatches(batch: TokenBatch, budget: int, layout: LayoutName) -> Iterator[list[int]]:
-    """Rows of each microbatch: longest prompts' groups first, at most `budget` input tokens, a group split only if it must.
-
-    >>> b = TokenBatch(prompts=((1,), (1, 2)), prompt_of=torch.tensor([0, 0, 1]), targets=torch.ones(3, 2).long(),
-    ...                lengths=torch.tensor([2, 2, 2]), weights=torch.ones(3, 2))
-    >>> list(microbatches(b, 5, "shared_prefix"))
-    [[2], [0, 1]]
-    """
-    shared = layout == "shared_prefix"
-    members: dict[int, list[int]] = {}
-    for row, prompt in enumerate(batch.prompt_of.tolist()):
-        members.setdefault(prompt, []).append(row)
-    lengths = batch.lengths.tolist()
-    order = sorted(members.items(), key=lambda item: -(len(batch.prompts[item[0]]) + max(lengths[r] for r in item[1])))
-    rows: list[int] = []
-    used = 0
-    for prompt, group in order:
-        width = len(batch.prompts[prompt])
-        paid = False  # this prompt is already in the open microbatch
-        for row in group:
-            cost = lengths[row] + (0 if shared and paid else width)
-            if rows and used + cost > budget:
-                yield rows
-                rows, used, cost = [], 0, lengths[row] + width
-            rows.append(row)
-            used, paid = used + cost, True
-    if rows:
-        yield rows
-
-
 def _master(parameter: torch.nn.Parameter) -> Tensor:
     if parameter.dtype in (torch.float32, torch.float64):
         return parameter
@@ -262,3 +306,14 @@ def _master(parameter: torch.nn.Parameter) -> Tensor:
 
 def _at_least_float32(dtype: torch.dtype) -> torch.dtype:
     return dtype if dtype == torch.float64 else torch.float32
+
+
+def _add(totals: Metrics, terms: Terms, entropy: Tensor, weights: Tensor) -> None:
+    """Add a microbatch's weighted sums to the step's."""
+    for name, tensor in {"loss": terms.loss, "entropy": entropy, **terms.metrics}.items():
+        totals[name] = totals.get(name, 0.0) + weighted_sum(tensor.detach().double(), weights).item()
+
+
+def _paired(out: Outputs, leaves: Outputs) -> list[tuple[Tensor, Tensor]]:
+    """Each output with its leaf."""
+    return [(o, leaf) for o, leaf in zip(out, leaves, strict=True) if o is not None and leaf is not None]

@@ -7,6 +7,7 @@ A sequence's or a pair's value stands on each of its tokens, so that the one ten
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
@@ -19,7 +20,16 @@ from corollary.config import Variant, variant
 from corollary.custom import is_reference, line_of, said
 from corollary.declare import Declaration, declaration_of
 from corollary.errors import UserCodeError
-from corollary.types import DistillBatch, PolicyBatch, PreferenceBatch, Terms, TokenBatch, UnpairedBatch, ValueBatch
+from corollary.types import (
+    DistillBatch,
+    Loss,
+    PolicyBatch,
+    PreferenceBatch,
+    Terms,
+    TokenBatch,
+    UnpairedBatch,
+    ValueBatch,
+)
 
 Inputs = Mapping[str, Any]
 
@@ -65,7 +75,8 @@ def summed(logprobs: Tensor, trained: Tensor) -> Tensor:
     >>> summed(torch.tensor([[-1.0, -2.0, torch.nan]]), torch.tensor([[True, True, False]]))
     tensor([-3.])
     """
-    return logprobs.where(trained, 0.0).sum(-1)
+    wide = logprobs if logprobs.dtype == torch.double else logprobs.float()  # hundreds of terms
+    return wide.where(trained, 0.0).sum(-1)
 
 
 def pair_inputs(logprobs: Tensor, batch: PreferenceBatch) -> dict[str, Any]:
@@ -164,16 +175,20 @@ def blind(batch: TokenBatch) -> TokenBatch:
     return replace(batch, **{n: where_trained(v, batch.trained) for n, v in tensors.items() if n != "weights"})
 
 
-def bind(formula: Callable[..., Any]) -> Bound:
-    """A function, or one with its parameters, as a loss that a trainer takes.
+def bind(formula: Callable[..., Any]) -> Loss:
+    """A function, one with its parameters, or an object that is called, as a loss that a trainer takes; a loss as it is.
 
     >>> from corollary.losses.likelihood import nll
     >>> sorted(bind(nll).needs)
     ['logprobs']
     """
-    if isinstance(formula, Bound):
+    if isinstance(formula, Variant):
+        return Bound(formula)
+    if isinstance(formula, type) or inspect.isroutine(formula):
+        return Bound(variant(formula)())  # type: ignore[call-arg]
+    if isinstance(formula, Loss):
         return formula
-    return Bound(formula if isinstance(formula, Variant) else variant(formula)())
+    return Bound(inspect.unwrap(variant)(formula.__call__, type(formula).__name__)())  # uncached: it holds the object
 
 
 def called(formula: Variant, inputs: Inputs) -> Any:
@@ -187,17 +202,26 @@ def called(formula: Variant, inputs: Inputs) -> Any:
     missing = [n for n in type(formula).inputs if n not in taken and n not in type(formula).optional]
     if missing:
         blame("inputs", f"takes {missing[0]!r}, which this batch has not", None)
-    before = {name: value._version for name, value in taken.items() if isinstance(value, Tensor)}
+    watched = _tensors(taken)
+    before = {name: value._version for name, value in watched.items()}
     try:
         result = formula(**taken)
     except Exception as cause:
         if not is_reference(formula.type):
             raise
         blame("runs", f"raised {said(cause)}", cause)
-    edited = [name for name, version in before.items() if taken[name]._version != version]
+    edited = [name for name, version in before.items() if watched[name]._version != version]
     if edited:
         blame("pure", f"edits its input {edited[0]!r} in place", None)
     return result
+
+
+def _tensors(inputs: Inputs) -> dict[str, Tensor]:
+    """The tensors that a formula is given, those inside a batch too."""
+    found = {name: value for name, value in inputs.items() if isinstance(value, Tensor)}
+    if isinstance(batch := inputs.get("batch"), TokenBatch):
+        found |= {f"batch.{f.name}": v for f in fields(batch) if isinstance(v := getattr(batch, f.name), Tensor)}
+    return found
 
 
 Blame = Callable[[str, str, BaseException | None], NoReturn]
@@ -208,22 +232,23 @@ def blamer(formula: Variant) -> Blame:
     """Raises the error that names the clause and, for a user's formula, the line in the user's file."""
 
     def blame(clause: str, what: str, cause: BaseException | None) -> NoReturn:
-        place = formula.type.rpartition(":")[0] if is_reference(formula.type) else ""
-        line = line_of(cause, place) if cause else _definition(formula)
+        defined, line = _definition(formula)
+        at = line_of(cause, defined) if cause else ""
+        if ":" not in at.removeprefix(defined):  # raised elsewhere, or nothing was raised
+            at = f"{defined}:{line}"
         name = formula.type.rpartition(":")[2]
         raise UserCodeError(
-            f"loss {name} {what}", where=line, hint=f"contract clause: {clause}; see corollary check {formula.type}"
+            f"{name} {what}", where=at, hint=f"contract clause: {clause}; see corollary check {formula.type}"
         ) from cause
 
     return blame
 
 
-def _definition(formula: Variant) -> str:
+def _definition(formula: Variant) -> tuple[str, int]:
+    """File and line of a formula."""
     target = type(formula).target
-    called = target.__call__ if isinstance(target, type) else target
-    while (inner := vars(called).get("__wrapped__")) is not None:
-        called = inner
-    return f"{called.__code__.co_filename}:{called.__code__.co_firstlineno}"
+    code = inspect.unwrap(target.__call__ if isinstance(target, type) else target).__code__
+    return code.co_filename, code.co_firstlineno
 
 
 def spread(result: Any, batch: TokenBatch, *, blame: Blame) -> Terms:
@@ -240,10 +265,12 @@ def spread(result: Any, batch: TokenBatch, *, blame: Blame) -> Terms:
         blame("terms", f"returned a {type(loss).__name__}, not a tensor of terms", None)
     if not loss.requires_grad and torch.is_grad_enabled():
         blame("gradient", "returned terms that carry no gradient: something is detached or under no_grad", None)
-    metrics = {
-        name: _on_tokens(value.detach(), shape, name, batch.unit, blame) for name, value in terms.metrics.items()
-    }
-    return Terms(_on_tokens(loss, shape, "loss", batch.unit, blame), metrics)
+    metrics = {}
+    for name, value in terms.metrics.items():
+        if not isinstance(value, Tensor):
+            blame("terms", f"returned metric {name!r} as a {type(value).__name__}, not a tensor of values", None)
+        metrics[name] = _on_tokens(value.detach(), shape, f"metric {name!r}", batch.unit, blame)
+    return Terms(_on_tokens(loss, shape, "its loss", batch.unit, blame), metrics)
 
 
 def _on_tokens(value: Tensor, shape: tuple[int, ...], name: str, unit: int, blame: Blame) -> Tensor:

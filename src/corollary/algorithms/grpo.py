@@ -31,7 +31,15 @@ from corollary.losses.policy import (
     Reinforce,
     Surrogate,
 )
-from corollary.ops.advantage import Advantage, GroupMean, GroupStd, LeaveOneOut, has_signal, overlong_penalty
+from corollary.ops.advantage import (
+    Advantage,
+    GroupMean,
+    GroupStd,
+    LeaveOneOut,
+    LeaveOneOutStd,
+    has_signal,
+    overlong_penalty,
+)
 from corollary.ops.kl import k3
 from corollary.ops.reduce import Average, Constant, SequenceMean, SequenceSum, TokenMean, segment_mean, token_weights
 from corollary.rollout import DynamicSampling, Filter, KeepAll, Reward, group_rewards, rollouts
@@ -80,10 +88,10 @@ class GRPOConfig(Config):
 
     @model_validator(mode="after")
     def _possible(self) -> GRPOConfig:
-        if isinstance(self.kl, KLInReward) and isinstance(self.advantage, GroupStd):
+        if isinstance(self.kl, KLInReward) and isinstance(self.advantage, GroupStd | LeaveOneOutStd):
             raise ValueError(
-                "kl: in_reward goes with group_mean, leave_one_out or batch_std; advantage group_std would blow the KL of a "
-                "group with equal rewards up to a full advantage"
+                f"kl: in_reward goes with group_mean, leave_one_out or batch_std; advantage {self.advantage.type} would blow the KL "
+                "of a group with equal rewards up to a full advantage"
             )
         if self.overlong.penalty_from >= self.max_tokens:
             raise ValueError(
@@ -163,7 +171,7 @@ def shaped(config: GRPOConfig, groups: list[Group], reference: Scorer | None) ->
         plain = replace(plain, ref_logprobs=reference.logprobs(plain))
     if isinstance(config.kl, KLInReward) and plain.ref_logprobs is not None:
         rewards = rewards - config.kl.penalty(plain.sampler_logprobs, plain.ref_logprobs).view_as(rewards)
-    advantages = config.advantage(rewards)
+    advantages = config.advantage(rewards=rewards, lengths=lengths)
     return replace(plain, advantages=advantages.reshape(-1, 1).expand_as(plain.targets)), advantages
 
 

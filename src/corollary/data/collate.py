@@ -7,10 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from corollary.ops.reduce import Constant, SequenceMean, SequenceSum, TokenMean, token_weights
+from corollary.config import Variant
+from corollary.ops.reduce import TokenMean, token_weights
 from corollary.types import Completion, Group, PolicyBatch, Prompt, TokenBatch
-
-AnyAverage = TokenMean | SequenceMean | SequenceSum | Constant
 
 
 def pad(rows: Sequence[Sequence[float]], dtype: torch.dtype) -> Tensor:
@@ -26,7 +25,7 @@ def pad(rows: Sequence[Sequence[float]], dtype: torch.dtype) -> Tensor:
 
 
 def token_batch(
-    prompts: Sequence[Prompt], targets: Sequence[Sequence[int]], average: AnyAverage = TokenMean()
+    prompts: Sequence[Prompt], targets: Sequence[Sequence[int]], average: Variant = TokenMean()
 ) -> TokenBatch:
     """Worked examples: prompt b is followed by `targets[b]`, all of whose tokens are trained."""
     lengths = torch.tensor([len(t) for t in targets])
@@ -42,7 +41,7 @@ def token_batch(
 
 
 def policy_batch(
-    groups: Sequence[Group], advantages: Tensor, average: AnyAverage, *, train_truncated: bool = True
+    groups: Sequence[Group], advantages: Tensor, average: Variant, *, train_truncated: bool = True
 ) -> PolicyBatch:
     """P groups of G rollouts as `[P·G, T]`; a group's prompt is stored once.
 

@@ -10,9 +10,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from statistics import NormalDist, fmean, stdev
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor
+
+from corollary.declare import declares
+
+Confidence = Annotated[float, Field(gt=0, lt=1)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +47,7 @@ class PairedDifference:
     p_value: float  # exact, two-sided, of "a prompt that changed is as likely to gain as to lose"
 
 
+@declares(family="metric")
 def pass_at_k(samples: int, correct: int, k: int) -> float:
     """Probability that at least one of k answers is right, estimated without bias from n ≥ k answers.
 
@@ -55,6 +62,7 @@ def pass_at_k(samples: int, correct: int, k: int) -> float:
         ValueError: k > n, where no unbiased estimate exists, or counts that cannot be.
 
     Source: Chen et al. 2021, eq. 1, https://arxiv.org/abs/2107.03374.
+    Theory: docs/losses/metric.md#pass_at_k
 
     >>> pass_at_k(10, 3, 1)
     0.3
@@ -66,6 +74,7 @@ def pass_at_k(samples: int, correct: int, k: int) -> float:
     return (math.comb(samples, k) - math.comb(samples - correct, k)) / math.comb(samples, k)
 
 
+@declares(family="metric")
 def pass_hat_k(samples: int, correct: int, k: int) -> float:
     """Probability that all of k answers are right (pass^k), estimated without bias from n ≥ k answers.
 
@@ -80,6 +89,7 @@ def pass_hat_k(samples: int, correct: int, k: int) -> float:
         ValueError: k > n, or counts that cannot be.
 
     Source: Yao et al. 2024 (τ-bench), section 3, https://arxiv.org/abs/2406.12045.
+    Theory: docs/losses/metric.md#pass_hat_k
 
     >>> round(pass_hat_k(10, 3, 2), 12)
     0.066666666667
@@ -88,7 +98,63 @@ def pass_hat_k(samples: int, correct: int, k: int) -> float:
     return math.comb(correct, k) / math.comb(samples, k)
 
 
-def clopper_pearson(correct: int, total: int, *, confidence: float = 0.95) -> Interval:
+@declares(family="metric")
+def pass_at_k_plug_in(samples: int, correct: int, k: int) -> float:
+    """pass@k of the measured share of right answers. Biased: too low in expectation, by up to 0.06 at n = 12, k = 5.
+
+        1 - (1 - c/n)^k
+
+    Here to be compared with; `pass_at_k` has no bias.
+
+    Args:
+        samples: n, answers drawn for one prompt.
+        correct: c, how many of them are right.
+        k: answers that one may try.
+
+    Raises:
+        ValueError: counts that cannot be.
+
+    Source: Chen et al. 2021, appendix A, https://arxiv.org/abs/2107.03374.
+    Theory: docs/losses/metric.md#pass_at_k_plug_in
+
+    >>> round(pass_at_k_plug_in(10, 3, 4), 12)
+    0.7599
+    """
+    _check_counts(samples, correct)
+    return 1 - (1 - correct / samples) ** k
+
+
+@declares(family="metric")
+def pass_at_k_interval(samples: int, correct: int, k: int, *, confidence: Confidence = 0.95) -> Interval:
+    """Interval of one prompt's pass@k: covers at least `confidence`, since 1 - (1-p)^k only rises with p.
+
+        [1 - (1 - low)^k, 1 - (1 - high)^k]      low, high by Clopper-Pearson
+
+    The estimate is `pass_at_k`; where it lies beyond an end, which happens for k near n, the interval is widened to it.
+
+    Args:
+        samples: n, answers drawn for one prompt.
+        correct: c, how many of them are right.
+        k: answers that one may try, 1 ≤ k ≤ n.
+        confidence: (0, 1).
+
+    Raises:
+        ValueError: k > n, or counts that cannot be.
+
+    Source: Clopper and Pearson 1934, https://doi.org/10.1093/biomet/26.4.404, under a monotone map.
+    Theory: docs/losses/metric.md#pass_at_k_interval
+
+    >>> found = pass_at_k_interval(10, 3, 4)
+    >>> round(found.estimate, 4), round(found.low, 4), round(found.high, 4)
+    (0.8333, 0.2414, 0.9854)
+    """
+    estimate, p = pass_at_k(samples, correct, k), clopper_pearson(correct, samples, confidence=confidence)
+    low, high = (-math.expm1(k * math.log1p(-end)) if end < 1 else 1.0 for end in (p.low, p.high))
+    return Interval(estimate, min(low, estimate), max(high, estimate), confidence, "Clopper-Pearson, mapped")
+
+
+@declares(family="metric")
+def clopper_pearson(correct: int, total: int, *, confidence: Confidence = 0.95) -> Interval:
     """Exact interval of a proportion: covers at least `confidence` whatever the truth is.
 
         low  = B⁻¹(α/2; c, n-c+1)      high = B⁻¹(1-α/2; c+1, n-c)      α = 1 - confidence
@@ -104,6 +170,7 @@ def clopper_pearson(correct: int, total: int, *, confidence: float = 0.95) -> In
         ValueError: n < 1, or c outside 0 … n.
 
     Source: Clopper and Pearson 1934, https://doi.org/10.1093/biomet/26.4.404.
+    Theory: docs/losses/metric.md#clopper_pearson
 
     >>> found = clopper_pearson(0, 10)
     >>> found.low, round(found.high, 4)
@@ -115,7 +182,8 @@ def clopper_pearson(correct: int, total: int, *, confidence: float = 0.95) -> In
     return Interval(correct / total, low, high, confidence, "Clopper-Pearson")
 
 
-def fraction_interval(fractions: Sequence[float], *, confidence: float = 0.95) -> Interval:
+@declares(family="metric")
+def fraction_interval(fractions: Sequence[float], *, confidence: Confidence = 0.95) -> Interval:
     """Interval of a mean over prompts, where each prompt gives a fraction in [0, 1], such as its own pass@k.
 
         n* = p(1-p) / se² · (z / t_{n-1})²      then Clopper-Pearson of p·n* successes in n* trials
@@ -131,14 +199,13 @@ def fraction_interval(fractions: Sequence[float], *, confidence: float = 0.95) -
         ValueError: fewer than 2 values, or one outside [0, 1].
 
     Source: Korn and Graubard 1998, Survey Methodology 24, 193-201.
+    Theory: docs/losses/metric.md#fraction_interval
 
     >>> found = fraction_interval([0.0, 0.5, 1.0, 0.5])
     >>> found.estimate, round(found.low, 3), round(found.high, 3)
     (0.5, 0.019, 0.981)
     """
-    if len(fractions) < 2 or not all(0 <= x <= 1 for x in fractions):
-        raise ValueError(f"need at least 2 fractions within [0, 1], got {len(fractions)}: {list(fractions[:4])}")
-    n, p, spread = len(fractions), fmean(fractions), stdev(fractions)
+    n, p, spread = _fractions(fractions, least=2), fmean(fractions), stdev(fractions)
     trials = float(n)
     if spread > 0:
         caution = _z(confidence) / _t_quantile(n - 1, confidence)
@@ -147,7 +214,80 @@ def fraction_interval(fractions: Sequence[float], *, confidence: float = 0.95) -
     return Interval(p, low, high, confidence, "Korn-Graubard")
 
 
-def paired_proportions(before: Sequence[bool], after: Sequence[bool], *, confidence: float = 0.95) -> PairedDifference:
+@declares(family="metric")
+def hoeffding(fractions: Sequence[float], *, confidence: Confidence = 0.95) -> Interval:
+    """Interval of the mean of values in [0, 1] that holds for every distribution and every sample size.
+
+        mean ± √(log(2/α) / 2n)      α = 1 - confidence
+
+    A guarantee has its price in width; Wald's and Wilson's intervals are narrower and cover less than they say.
+
+    Args:
+        fractions: independent values in [0, 1], one for each prompt.
+        confidence: (0, 1).
+
+    Raises:
+        ValueError: no values, or one outside [0, 1].
+
+    Source: Hoeffding 1963, https://doi.org/10.1080/01621459.1963.10500830.
+    Theory: docs/losses/metric.md#hoeffding
+
+    >>> found = hoeffding([1.0, 0.0] * 50)
+    >>> found.estimate, round(found.low, 4), round(found.high, 4)
+    (0.5, 0.3642, 0.6358)
+    """
+    n, mean = _fractions(fractions, least=1), fmean(fractions)
+    return _around(mean, math.sqrt(math.log(2 / (1 - confidence)) / (2 * n)), confidence, "Hoeffding")
+
+
+@declares(family="metric")
+def empirical_bernstein(fractions: Sequence[float], *, confidence: Confidence = 0.95) -> Interval:
+    """Interval of the mean of values in [0, 1] that holds for every distribution, and is narrow where they vary little.
+
+        mean ± (√(2·s²·log(4/α) / n) + 7·log(4/α) / (3·(n-1)))      α = 1 - confidence
+
+    Args:
+        fractions: independent values in [0, 1], one for each prompt; at least 2.
+        confidence: (0, 1).
+
+    Raises:
+        ValueError: fewer than 2 values, or one outside [0, 1].
+
+    Source: Maurer and Pontil 2009, theorem 4 on either side, https://arxiv.org/abs/0907.3740.
+    Theory: docs/losses/metric.md#empirical_bernstein
+
+    >>> found = empirical_bernstein([0.5] * 1000)
+    >>> found.estimate, round(found.low, 4), round(found.high, 4)
+    (0.5, 0.4898, 0.5102)
+    """
+    n, mean = _fractions(fractions, least=2), fmean(fractions)
+    risk = math.log(4 / (1 - confidence))
+    width = math.sqrt(2 * stdev(fractions) ** 2 * risk / n) + 7 * risk / (3 * (n - 1))
+    return _around(mean, width, confidence, "empirical Bernstein")
+
+
+@declares(family="metric")
+def perplexity(nll: float) -> float:
+    """How many equally likely tokens would be as hard to guess.
+
+        exp(NLL)
+
+    Args:
+        nll: nats per token, the mean over all tokens of the set; not a mean of means.
+
+    Source: Jelinek et al. 1977, https://doi.org/10.1121/1.2016299.
+    Theory: docs/losses/metric.md#perplexity
+
+    >>> round(perplexity(math.log(8)), 9)
+    8.0
+    """
+    return math.exp(nll)
+
+
+@declares(family="metric")
+def paired_proportions(
+    before: Sequence[bool], after: Sequence[bool], *, confidence: Confidence = 0.95
+) -> PairedDifference:
     """Interval of the change in accuracy, measured on the same prompts before and after.
 
         {Δ : (b - c - nΔ)² ≤ z² · n · (2q̃ + Δ(1-Δ))}      q̃ = (√(B² - 4AC) - B) / 2A
@@ -168,6 +308,7 @@ def paired_proportions(before: Sequence[bool], after: Sequence[bool], *, confide
         ValueError: no prompts, or not the same number of them.
 
     Source: Tango 1998, https://doi.org/10.1002/(SICI)1097-0258(19980430)17:8<891::AID-SIM780>3.0.CO;2-B.
+    Theory: docs/losses/metric.md#paired_proportions
 
     >>> change = paired_proportions([True] * 8 + [False] * 13, [True] * 1 + [False] * 19 + [True])
     >>> round(change.estimate, 3), round(change.low, 3), round(change.high, 3), round(change.p_value, 4)
@@ -201,6 +342,7 @@ def tango_interval(gained: int, lost: int, total: int, *, confidence: float = 0.
     return -_edge(lambda d: inside(-d), -estimate, 1.0), _edge(inside, estimate, 1.0)
 
 
+@declares(family="metric")
 def mcnemar_exact(gained: int, lost: int) -> float:
     """Two-sided p-value of the sign test on the prompts that changed.
 
@@ -211,6 +353,7 @@ def mcnemar_exact(gained: int, lost: int) -> float:
         lost: c, prompts right before and wrong after.
 
     Source: McNemar 1947, https://doi.org/10.1007/BF02295996, in its exact form.
+    Theory: docs/losses/metric.md#mcnemar_exact
 
     >>> mcnemar_exact(7, 1)
     0.0703125
@@ -222,7 +365,8 @@ def mcnemar_exact(gained: int, lost: int) -> float:
     return min(1.0, 2 * tail / 2**changed)
 
 
-def paired_means(before: Sequence[float], after: Sequence[float], *, confidence: float = 0.95) -> PairedDifference:
+@declares(family="metric")
+def paired_means(before: Sequence[float], after: Sequence[float], *, confidence: Confidence = 0.95) -> PairedDifference:
     """Interval of the mean change of a per-prompt fraction in [0, 1], such as the share of right answers.
 
         d̄ ± t_{n-1} · s_d / √n      d = after - before
@@ -239,6 +383,7 @@ def paired_means(before: Sequence[float], after: Sequence[float], *, confidence:
         ValueError: fewer than 2 prompts, not the same number of them, or a value outside [0, 1].
 
     Source: Student 1908; the edge is the score bound of an event seen 0 times in n (Wilson 1927).
+    Theory: docs/losses/metric.md#paired_means
 
     >>> change = paired_means([0.0, 0.25, 0.5, 0.25], [0.5, 0.5, 0.5, 0.75])
     >>> change.estimate, round(change.low, 4), round(change.high, 4)
@@ -259,6 +404,7 @@ def paired_means(before: Sequence[float], after: Sequence[float], *, confidence:
     return PairedDifference(estimate, low, high, confidence, "paired t", n, gained, lost, mcnemar_exact(gained, lost))
 
 
+@declares(family="metric")
 def effective_sample_size(weights: Tensor, *, dim: int = -1) -> Tensor:
     """How many equally weighted samples would tell as much as these.
 
@@ -272,6 +418,7 @@ def effective_sample_size(weights: Tensor, *, dim: int = -1) -> Tensor:
         ValueError: no samples, a weight that is negative or not finite, or only zeros.
 
     Source: Kish 1965; as a diagnostic of importance sampling Liu 1996, https://doi.org/10.1007/BF00162521.
+    Theory: docs/losses/metric.md#effective_sample_size
 
     >>> effective_sample_size(torch.tensor([1.0, 2.0, 3.0]))
     tensor(2.5714)
@@ -285,6 +432,7 @@ def effective_sample_size(weights: Tensor, *, dim: int = -1) -> Tensor:
     return scaled.sum(dim) ** 2 / (scaled**2).sum(dim)
 
 
+@declares(family="metric")
 def log_effective_sample_size(log_weights: Tensor, *, dim: int = -1) -> Tensor:
     """`effective_sample_size` of exp(log_weights), without leaving the logarithm.
 
@@ -296,6 +444,8 @@ def log_effective_sample_size(log_weights: Tensor, *, dim: int = -1) -> Tensor:
 
     Raises:
         ValueError: no samples, NaN or +inf, or every weight 0.
+    Source: Kish 1965; as a diagnostic of importance sampling Liu 1996, https://doi.org/10.1007/BF00162521.
+    Theory: docs/losses/metric.md#log_effective_sample_size
 
     >>> log_effective_sample_size(torch.tensor([0.5, -0.2, 0.1]))
     tensor(2.7687)
@@ -317,6 +467,16 @@ def _check_counts(total: int, some: int, k: int = 1) -> None:
         raise ValueError(
             f"k must be between 1 and the {total} samples drawn, got {k}; draw more samples for a larger k"
         )
+
+
+def _fractions(values: Sequence[float], *, least: int) -> int:
+    if len(values) < least or not all(0 <= x <= 1 for x in values):
+        raise ValueError(f"need at least {least} fractions within [0, 1], got {len(values)}: {list(values[:4])}")
+    return len(values)
+
+
+def _around(mean: float, width: float, confidence: float, method: str) -> Interval:
+    return Interval(mean, max(0.0, mean - width), min(1.0, mean + width), confidence, method)
 
 
 def _paired(before: Sequence[float], after: Sequence[float], *, least: int) -> int:

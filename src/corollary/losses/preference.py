@@ -40,7 +40,7 @@ def _sppo_at_reference(beta: float = 0.1, **_: float) -> float:
     return 1 / (2 * beta**2)
 
 
-@declares(family="preference", bounds=_LOSS, value_at_reference=_LOG2)
+@declares(family="preference", bounds=_LOSS, value_at_reference=_LOG2, monotone=True)
 def dpo(chosen: Tensor, rejected: Tensor, ref_chosen: Tensor, ref_rejected: Tensor, *, beta: Positive = 0.1) -> Terms:
     """Direct preference optimisation.
 
@@ -111,7 +111,7 @@ def cdpo(
     return Terms(loss, reward_metrics(won, lost))
 
 
-@declares(family="preference", bounds=(-math.inf, math.inf), value_at_reference=_LOG2)
+@declares(family="preference", bounds=(-math.inf, math.inf), value_at_reference=_LOG2, monotone=True)
 def robust_dpo(
     chosen: Tensor,
     rejected: Tensor,
@@ -226,7 +226,7 @@ def ipo_mean(
     return Terms(loss, reward_metrics(tau * won, tau * lost))
 
 
-@declares(family="preference", bounds=_LOSS, value_at_reference=1.0)
+@declares(family="preference", bounds=_LOSS, value_at_reference=1.0, monotone=True)
 def hinge(chosen: Tensor, rejected: Tensor, ref_chosen: Tensor, ref_rejected: Tensor, *, beta: Positive = 0.1) -> Terms:
     """Hinge on the implicit reward margin.
 
@@ -255,7 +255,7 @@ def hinge(chosen: Tensor, rejected: Tensor, ref_chosen: Tensor, ref_rejected: Te
     return Terms((1 - won + lost).relu(), reward_metrics(won, lost))
 
 
-@declares(family="preference", bounds=_LOSS, value_at_reference=_LOG2, length_invariant=True)
+@declares(family="preference", bounds=_LOSS, value_at_reference=_LOG2, length_invariant=True, monotone=True)
 def ln_dpo(
     chosen: Tensor,
     rejected: Tensor,
@@ -296,7 +296,7 @@ def ln_dpo(
     return Terms(-F.logsigmoid(won - lost), reward_metrics(won, lost))
 
 
-@declares(family="preference", bounds=_LOSS, shift_invariant=False)
+@declares(family="preference", bounds=_LOSS, shift_invariant=False, monotone=True)
 def dpo_nll(
     chosen: Tensor,
     rejected: Tensor,
@@ -433,7 +433,7 @@ def nca(chosen: Tensor, rejected: Tensor, ref_chosen: Tensor, ref_rejected: Tens
     return Terms(loss, reward_metrics(won, lost))
 
 
-@declares(family="preference", bounds=(0.0, 2.0), value_at_reference=1.0, tail=False)
+@declares(family="preference", bounds=(0.0, 2.0), value_at_reference=1.0, tail=False, monotone=True)
 def apo_zero(
     chosen: Tensor, rejected: Tensor, ref_chosen: Tensor, ref_rejected: Tensor, *, beta: Positive = 0.1
 ) -> Terms:
@@ -500,7 +500,9 @@ def apo_down(
     return Terms(won.sigmoid() + (lost - won).sigmoid(), reward_metrics(won, lost))
 
 
-@declares(family="preference", bounds=_LOSS, value_at_reference=_bco_at_reference, probes={"shift": (0.0, 0.5)})
+@declares(
+    family="preference", bounds=_LOSS, value_at_reference=_bco_at_reference, probes={"shift": (0.0, 0.5)}, monotone=True
+)
 def bco_pair(
     chosen: Tensor,
     rejected: Tensor,

@@ -26,7 +26,7 @@ _LOSS = (0.0, math.inf)
 _LINEAR_BEYOND = 60.0  # nats; e⁶⁰ times any margin is finite in float32
 
 
-@declares(family="preference", bounds=_LOSS, shift_invariant=False)
+@declares(family="preference", bounds=_LOSS, shift_invariant=False, monotone=True)
 def slic_hf(chosen: Tensor, rejected: Tensor, *, margin: NonNegative = 1.0, nll_weight: NonNegative = 0.1) -> Terms:
     """Sequence likelihood calibration: a hinge on the answers' likelihoods, and the likelihood of the chosen one.
 
@@ -55,7 +55,7 @@ def slic_hf(chosen: Tensor, rejected: Tensor, *, margin: NonNegative = 1.0, nll_
     return Terms(loss, reward_metrics(chosen, rejected))
 
 
-@declares(family="preference", bounds=_LOSS, shift_invariant=False, length_invariant=True)
+@declares(family="preference", bounds=_LOSS, shift_invariant=False, length_invariant=True, monotone=True)
 def simpo(
     chosen: Tensor,
     rejected: Tensor,
@@ -111,7 +111,7 @@ def log_odds(mean_logprobs: Tensor) -> Tensor:
     return x - (-x.expm1()).log()
 
 
-@declares(family="preference", bounds=_LOSS, shift_invariant=False, length_invariant=True)
+@declares(family="preference", bounds=_LOSS, shift_invariant=False, length_invariant=True, monotone=True)
 def odds_ratio(chosen: Tensor, rejected: Tensor, chosen_lengths: Tensor, rejected_lengths: Tensor) -> Terms:
     """The preference part of ORPO alone: log-odds of the mean token probabilities.
 
@@ -136,7 +136,7 @@ def odds_ratio(chosen: Tensor, rejected: Tensor, chosen_lengths: Tensor, rejecte
     return Terms(-F.logsigmoid(won - lost), reward_metrics(won, lost))
 
 
-@declares(family="preference", bounds=_LOSS, shift_invariant=False, length_invariant=True)
+@declares(family="preference", bounds=_LOSS, shift_invariant=False, length_invariant=True, monotone=True)
 def orpo(
     chosen: Tensor,
     rejected: Tensor,
@@ -178,7 +178,7 @@ def orpo(
     return Terms(likelihood + odds_weight * odds.loss, odds.metrics | {"nll": likelihood.detach()})
 
 
-@declares(family="preference", bounds=_LOSS, shift_invariant=False)
+@declares(family="preference", bounds=_LOSS, shift_invariant=False, monotone=True)
 def cpo(
     chosen: Tensor,
     rejected: Tensor,
@@ -220,7 +220,7 @@ def cpo(
     return Terms(loss, reward_metrics(won, lost) | {"nll": likelihood.detach()})
 
 
-@declares(family="preference", bounds=_LOSS, value_at_reference=_LOG2)
+@declares(family="preference", bounds=_LOSS, value_at_reference=_LOG2, monotone=True)
 def dpop(
     chosen: Tensor,
     rejected: Tensor,
@@ -258,7 +258,7 @@ def dpop(
     return Terms(-F.logsigmoid(z), reward_metrics(won, lost))
 
 
-@declares(family="preference", bounds=_LOSS)
+@declares(family="preference", bounds=_LOSS, monotone=True)
 def length_dpo(
     chosen: Tensor,
     rejected: Tensor,
@@ -315,7 +315,7 @@ def _divergence_slope(ratio: Tensor, divergence: str) -> Tensor:
             raise ValueError(f"f_dpo: divergence must be reverse_kl, forward_kl or js, got {divergence!r}")
 
 
-@declares(family="preference", bounds=_LOSS, value_at_reference=_LOG2, tail=False)
+@declares(family="preference", bounds=_LOSS, value_at_reference=_LOG2, tail=False, monotone=True)
 def f_dpo(
     chosen: Tensor,
     rejected: Tensor,
@@ -401,7 +401,14 @@ def discopop(
     return Terms(loss, reward_metrics(won, lost))
 
 
-@declares(family="preference", bounds=_LOSS, value_at_reference=_LOG2, shift_invariant=False, cross_sample="batch")
+@declares(
+    family="preference",
+    bounds=_LOSS,
+    value_at_reference=_LOG2,
+    shift_invariant=False,
+    cross_sample="batch",
+    monotone=True,
+)
 def aot(chosen: Tensor, rejected: Tensor, ref_chosen: Tensor, ref_rejected: Tensor, *, beta: Positive = 0.1) -> Terms:
     """Alignment by optimal transport: the policy's margins dominate the reference's, as distributions over the batch.
 

@@ -12,7 +12,7 @@ from corollary.losses.pairs import precise, reward_metrics
 from corollary.types import Terms
 
 
-@declares(family="reward_model", bounds=(0.0, math.inf), probes={"centring": (0.0, 0.01)})
+@declares(family="reward_model", bounds=(0.0, math.inf), probes={"centring": (0.0, 0.01)}, monotone=True)
 def bradley_terry(
     chosen_rewards: Tensor, rejected_rewards: Tensor, margins: Tensor | None = None, *, centring: NonNegative = 0.0
 ) -> Terms:

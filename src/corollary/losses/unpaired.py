@@ -13,7 +13,7 @@ from corollary.losses.pairs import log_ratio
 from corollary.types import Terms
 
 
-@declares(family="unpaired", bounds=(0.0, 1.0), tail=False)
+@declares(family="unpaired", bounds=(0.0, 1.0), tail=False, monotone=True)
 def kto(
     sequence_logprobs: Tensor,
     sequence_ref_logprobs: Tensor,
@@ -60,7 +60,7 @@ def kto(
     return Terms(loss, {"reward": beta * ratio.detach()})
 
 
-@declares(family="unpaired", bounds=(0.0, math.inf))
+@declares(family="unpaired", bounds=(0.0, math.inf), monotone=True)
 def bco(
     sequence_logprobs: Tensor,
     sequence_ref_logprobs: Tensor,

@@ -5,6 +5,7 @@ Standard library only, so that a worker process starts in a few hundredths of a 
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import importlib
 import importlib.util
@@ -38,7 +39,9 @@ def load(reference: str) -> Any:
     try:
         return operator.attrgetter(name)(module)
     except AttributeError:
-        raise AttributeError(f"there is no function {name!r} in it", name=name, obj=module) from None
+        near = difflib.get_close_matches(name, [n for n in vars(module) if not n.startswith("_")], n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise AttributeError(f"there is no function {name!r} in it{hint}") from None
 
 
 def _module_of_file(path: Path) -> ModuleType:

@@ -12,7 +12,7 @@ replaced. The key `type` names a variant: where it changes, the keys of the old 
 from corollary.config.base import Config, diff, schema, to_yaml
 from corollary.config.loading import Loaded, load, preset_names
 from corollary.config.problems import InvalidConfig, Problem
-from corollary.config.variants import Variant, by_name, choice, variant
+from corollary.config.variants import Variant, by_name, choice, one_of_classes, variant
 
 __all__ = [
     "Config",
@@ -24,6 +24,7 @@ __all__ = [
     "choice",
     "diff",
     "load",
+    "one_of_classes",
     "preset_names",
     "schema",
     "to_yaml",

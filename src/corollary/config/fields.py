@@ -11,9 +11,11 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from pydantic_core import PydanticUndefined, to_jsonable_python
 
 from corollary.config.base import Config, default_of, escape
+from corollary.config.problems import WRONG, InvalidConfig, Problem
 from corollary.config.tree import Node, child, children, merge, with_children
 from corollary.config.variants import Custom
 from corollary.custom import is_reference
+from corollary.errors import ConfigError
 
 
 def classes_in(annotation: Any) -> list[type[Config]]:
@@ -49,7 +51,12 @@ def class_of(annotation: Any, node: Node | None) -> type[Config] | None:
     if tag is None or tag.branch:
         return None
     own = [cls for cls in classes if issubclass(cls, Custom)] if is_reference(tag.value) else []
-    return own[0].resolved(tag.value) if own else next((cls for cls in classes if tag.value in tags(cls)), None)
+    if not own:
+        return next((cls for cls in classes if tag.value in tags(cls)), None)
+    try:
+        return own[0].resolved(tag.value)
+    except ConfigError as fault:
+        raise InvalidConfig([Problem(WRONG, tag.place, "type", fault.what, fault.hint)]) from fault
 
 
 def below(annotation: Any, node: Node | None, key: str | int) -> Any:

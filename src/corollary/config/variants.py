@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Union, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, get_type_hints
 
 from pydantic import BeforeValidator, Discriminator, GetCoreSchemaHandler, GetJsonSchemaHandler, Tag, create_model
 from pydantic.fields import FieldInfo
@@ -128,37 +128,89 @@ def _camel(name: str) -> str:
     return "".join(part.capitalize() for part in name.split("_"))
 
 
+T = TypeVar("T")
+
+
+def _of_file(reference: str, made: Callable[[Any], T]) -> T:
+    """`made` of what a reference names; whatever fails is the user's file's fault.
+
+    Raises:
+        ConfigError: there is no such file.
+        UserCodeError: the file does not load, has no such name, or nothing can be made of it.
+    """
+    place, _, name = reference.rpartition(":")
+    file = Path(place).expanduser().absolute()
+    if not file.is_file():
+        near = nearest(file.name, [path.name for path in file.parent.glob("*.py")])
+        hint = f"did you mean {near}?" if near else "a path is seen from the working directory"
+        raise ConfigError(f"{reference!r}: there is no file {file}", hint=hint)
+    try:
+        return made(load(f"{file}:{name}"))
+    except (Exception, SystemExit) as cause:
+        raise UserCodeError(
+            f"{name} cannot be loaded: {said(cause)}", where=line_of(cause, str(file)), hint="contract clause: loads"
+        ) from cause
+
+
 @cache
-def from_file(reference: str, inputs: frozenset[str]) -> type[Variant]:
+def from_file(reference: str, inputs: frozenset[str] | None) -> type[Variant]:
     """The settings of a user's own function or class.
 
     Args:
         reference: `folder/file.py:name`, seen from the working directory.
-        inputs: names that it may take.
+        inputs: names that it may take; None: any.
 
     Raises:
         ConfigError: there is no such file.
         UserCodeError: the file does not load, has no such name, or the function takes what nobody gives it.
     """
-    place, _, name = reference.rpartition(":")
-    file = Path(place).expanduser().absolute()
-    if not file.is_file():
-        raise ConfigError(f"{reference!r}: there is no file {file}", hint="a path is seen from the working directory")
-    try:
-        made = variant(load(f"{file}:{name}"), reference)
-    except (Exception, SystemExit) as cause:
+    made = _of_file(reference, lambda target: variant(target, reference))
+    known = sorted(made.inputs if inputs is None else inputs)
+    for unknown in sorted(set(made.inputs) - {*known}):
+        near = nearest(unknown, known)
+        file, line = defined(made.target)
         raise UserCodeError(
-            f"{name} cannot be loaded: {said(cause)}", where=line_of(cause, str(file)), hint="contract clause: loads"
-        ) from cause
-    for unknown in sorted(set(made.inputs) - inputs):
-        near = nearest(unknown, sorted(inputs))
-        raise UserCodeError(
-            f"{name} takes {unknown!r}, which is no input here",
-            where=str(file),
-            hint=(f"did you mean {near}? " if near else "")
-            + f"inputs are {', '.join(sorted(inputs))}; a parameter of its own is keyword-only (behind *)",
+            f"{reference.rpartition(':')[2]} takes {unknown!r}, which is no input here",
+            where=f"{file}:{line}",
+            hint="contract clause: inputs; "
+            + (f"did you mean {near}? " if near else f"inputs are {', '.join(known)}; ")
+            + "a parameter of its own is keyword-only (behind *)",
         )
     return made
+
+
+@cache
+def class_from_file(reference: str, base: type[Config]) -> type[Config]:
+    """A user's own class of settings, whose `type` is the reference.
+
+    Args:
+        reference: `folder/file.py:Name`, seen from the working directory.
+        base: what it must be a subclass of.
+
+    Raises:
+        ConfigError: there is no such file.
+        UserCodeError: the file does not load, or has no such subclass.
+    """
+
+    def made(target: Any) -> type[Config]:
+        if not (isinstance(target, type) and issubclass(target, base)):
+            raise TypeError(f"it is no subclass of {base.__module__}.{base.__name__}")
+        tag: Any = (Literal[reference], reference)
+        return create_model(
+            target.__name__,
+            __base__=target,
+            __module__=target.__module__,
+            __doc__=inspect.getdoc(target) or "",
+            type=tag,
+        )
+
+    return _of_file(reference, made)
+
+
+def defined(target: Callable[..., Any]) -> tuple[str, int]:
+    """File and line of a function, or of a class's `__call__`."""
+    code = inspect.unwrap(target.__call__ if isinstance(target, type) else target).__code__
+    return code.co_filename, code.co_firstlineno
 
 
 CUSTOM = "custom"  # the tag of a user's own in a union of variants
@@ -171,13 +223,14 @@ class Custom(Config):
     inputs: ClassVar[frozenset[str]]
 
     @classmethod
-    def resolved(cls, reference: str) -> type[Variant]:
+    def resolved(cls, reference: str) -> type[Config]:
+        """The class that a reference names."""
         return from_file(reference, cls.inputs)
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        def validate(value: Any) -> Variant:
-            if isinstance(value, Variant):
+        def validate(value: Any) -> Config:
+            if isinstance(value, Config):
                 return value
             return cls.resolved(value["type"]).model_validate(value)
 
@@ -198,6 +251,21 @@ class Custom(Config):
         }
 
 
+class Subclass(Custom):
+    """Stands for a user's own class of settings: a subclass of `base`."""
+
+    base: ClassVar[type[Config]]
+
+    @classmethod
+    def resolved(cls, reference: str) -> type[Config]:
+        return class_from_file(reference, cls.base)
+
+
+def one_of_classes(classes: Iterable[type[Config]], base: type[Config]) -> Any:
+    """The type of a setting that is one of `classes`, or a subclass of `base` in the user's own file."""
+    return _union(classes, type("Custom", (Subclass,), {"base": base, "inputs": frozenset(), "__annotations__": {}}))
+
+
 def choice(variants: Iterable[type[Config]], inputs: Iterable[str]) -> Any:
     """The type of a setting that is one of `variants`, or the user's own function of some of `inputs`.
 
@@ -210,7 +278,10 @@ def choice(variants: Iterable[type[Config]], inputs: Iterable[str]) -> Any:
     >>> Settings(change={"type": "shifted", "by": 1}).change(x=1.0)
     2.0
     """
-    own = type("Custom", (Custom,), {"inputs": frozenset(inputs), "__annotations__": {}})
+    return _union(variants, type("Custom", (Custom,), {"inputs": frozenset(inputs), "__annotations__": {}}))
+
+
+def _union(variants: Iterable[type[Config]], own: type[Custom]) -> Any:
     members = [Annotated[cls, Tag(tag)] for cls in variants for tag in _tags(cls)]
     union = Union[(*members, Annotated[own, Tag(CUSTOM)])]  # type: ignore[valid-type]
     return Annotated[union, Discriminator(_tag), BeforeValidator(by_name)]

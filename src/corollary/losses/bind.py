@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from corollary.config import Variant, variant
+from corollary.config.variants import defined
 from corollary.custom import is_reference, line_of, said
 from corollary.declare import Declaration, declaration_of
 from corollary.errors import UserCodeError
@@ -232,23 +233,16 @@ def blamer(formula: Variant) -> Blame:
     """Raises the error that names the clause and, for a user's formula, the line in the user's file."""
 
     def blame(clause: str, what: str, cause: BaseException | None) -> NoReturn:
-        defined, line = _definition(formula)
-        at = line_of(cause, defined) if cause else ""
-        if ":" not in at.removeprefix(defined):  # raised elsewhere, or nothing was raised
-            at = f"{defined}:{line}"
+        file, line = defined(type(formula).target)
+        at = line_of(cause, file) if cause else ""
+        if ":" not in at.removeprefix(file):  # raised elsewhere, or nothing was raised
+            at = f"{file}:{line}"
         name = formula.type.rpartition(":")[2]
         raise UserCodeError(
             f"{name} {what}", where=at, hint=f"contract clause: {clause}; see corollary check {formula.type}"
         ) from cause
 
     return blame
-
-
-def _definition(formula: Variant) -> tuple[str, int]:
-    """File and line of a formula."""
-    target = type(formula).target
-    code = inspect.unwrap(target.__call__ if isinstance(target, type) else target).__code__
-    return code.co_filename, code.co_firstlineno
 
 
 def spread(result: Any, batch: TokenBatch, *, blame: Blame) -> Terms:

@@ -10,15 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from corollary.algorithms.base import Algorithm, Engines
 from corollary.config import Config
 from corollary.data.collate import policy_batch
 from corollary.engines.base import Sampler, Scorer, Trainer
+from corollary.losses.bind import values
 from corollary.losses.policy import (
     KL,
     Correction,
@@ -30,19 +32,20 @@ from corollary.losses.policy import (
     PPOClip,
     Reinforce,
     Surrogate,
+    silent,
 )
+from corollary.losses.probe import probe, probe_advantage, probe_average, probe_correction
 from corollary.ops.advantage import (
     Advantage,
     GroupMean,
     GroupStd,
     LeaveOneOut,
     LeaveOneOutStd,
-    has_signal,
     overlong_penalty,
 )
 from corollary.ops.kl import k3
 from corollary.ops.reduce import Average, Constant, SequenceMean, SequenceSum, TokenMean, segment_mean, token_weights
-from corollary.rollout import DynamicSampling, Filter, KeepAll, Reward, group_rewards, rollouts
+from corollary.rollout import DynamicSampling, Filter, KeepAll, Reward, describe, group_rewards, rollouts
 from corollary.types import Group, Metrics, PolicyBatch, Prompt, Sampling, Step
 
 
@@ -55,8 +58,10 @@ class Overlong(Config):
     """false leaves answers that were cut at max_tokens out of the loss (DAPO's overlong filtering)"""
 
 
-class GRPOConfig(Config):
+class GRPOConfig(Algorithm):
     """All that a GRPO run may vary."""
+
+    uses_rewards: ClassVar[bool] = True
 
     type: Literal["grpo"] = "grpo"
     prompts_per_step: int = Field(default=16, ge=1)
@@ -104,8 +109,35 @@ class GRPOConfig(Config):
         return Sampling(temperature=self.temperature, max_tokens=self.max_tokens, stop=self.stop)
 
     @property
+    def objective(self) -> PolicyObjective:
+        """The whole loss."""
+        return PolicyObjective(surrogate=self.loss, correction=self.correction, kl=self.kl)
+
+    @property
+    def trains_with_reference(self) -> bool:
+        """Whether the reference's log-probabilities of every answer are part of a step."""
+        return not isinstance(self.kl, NoKL) or "ref_logprobs" in self.objective.needs
+
+    @property
     def needs_reference(self) -> bool:
-        return not isinstance(self.kl, NoKL) or self.kl.measure > 0
+        return self.trains_with_reference or (isinstance(self.kl, NoKL) and self.kl.measure > 0)
+
+    def probe(self) -> None:
+        probe(self.loss, PolicyBatch)
+        probe_correction(self.correction)
+        probe_advantage(self.advantage)
+        probe_average(self.average)
+
+    def steps(self, engines: Engines) -> Iterator[Step]:
+        return steps(
+            self,
+            trainer=engines.trainer,
+            sampler=engines.sampler,
+            reward=engines.reward,
+            prompts=engines.prompts,
+            reference=engines.reference if self.needs_reference else None,
+            first=engines.first,
+        )
 
 
 def dr_grpo(max_tokens: int) -> GRPOConfig:
@@ -149,11 +181,10 @@ def steps(
         sampler, reward, prompts, group_size=config.group_size, sampling=config.sampling,
         keep=config.filter, max_batches=config.filter.max_batches, first=first,
     )  # fmt: skip
-    objective = PolicyObjective(surrogate=config.loss, correction=config.correction, kl=config.kl)
     for groups in stream:
         batch, advantages = shaped(config, groups, reference)  # [P·G, T], [P, G]
         metrics = describe(groups, reward.full_mark) | measured(config.kl, batch, trainer, reference)
-        metrics |= mean([trainer.step(part, objective) for part in minibatches(config, batch, trainer)])
+        metrics |= mean([trainer.step(part, config.objective) for part in minibatches(config, batch, trainer)])
         sampler.sync(trainer)
         yield Step(metrics, groups, advantages)
 
@@ -167,18 +198,19 @@ def shaped(config: GRPOConfig, groups: list[Group], reference: Scorer | None) ->
     plain = policy_batch(
         groups, torch.zeros_like(rewards), config.average, train_truncated=config.overlong.train_truncated
     )
-    if reference is not None and not isinstance(config.kl, NoKL):
+    if reference is not None and config.trains_with_reference:
         plain = replace(plain, ref_logprobs=reference.logprobs(plain))
     if isinstance(config.kl, KLInReward) and plain.ref_logprobs is not None:
         rewards = rewards - config.kl.penalty(plain.sampler_logprobs, plain.ref_logprobs).view_as(rewards)
-    advantages = config.advantage(rewards=rewards, lengths=lengths)
+    advantages = values(config.advantage, {"rewards": rewards, "lengths": lengths}, shape=tuple(rewards.shape))
     return replace(plain, advantages=advantages.reshape(-1, 1).expand_as(plain.targets)), advantages
 
 
 def minibatches(config: GRPOConfig, batch: PolicyBatch, trainer: Trainer) -> list[PolicyBatch]:
     """The batch in `config.minibatches` parts, each weighed as a step of its own; without answers that teach nothing.
 
-    An answer whose advantage is 0 has no gradient unless the loss holds a KL penalty, so it is counted and not computed.
+    An answer whose advantage is 0 has no gradient unless the loss holds a KL penalty or a term of its own that pulls; so it is
+    counted and not computed.
     """
     if config.minibatches > 1:
         batch = replace(batch, old_logprobs=trainer.logprobs(batch))
@@ -189,7 +221,7 @@ def minibatches(config: GRPOConfig, batch: PolicyBatch, trainer: Trainer) -> lis
             continue
         part = replace(part, weights=token_weights(part.weights != 0, config.average))
         taught = (part.weights != 0).any(1)
-        if not isinstance(config.kl, KLInLoss):
+        if not isinstance(config.kl, KLInLoss) and silent(config.loss):
             taught &= part.advantages[:, 0] != 0
         if taught.any():
             parts.append(part.take(taught.nonzero()[:, 0]))
@@ -199,26 +231,6 @@ def minibatches(config: GRPOConfig, batch: PolicyBatch, trainer: Trainer) -> lis
 def mean(steps_: list[Metrics]) -> Metrics:
     """The metrics of several optimizer steps as one; `{}` of none."""
     return {name: sum(m[name] for m in steps_) / len(steps_) for name in steps_[0]} if steps_ else {}
-
-
-def describe(groups: list[Group], full_mark: float) -> Metrics:
-    """What the rollouts say, before any training."""
-    rollouts_ = [rollout for group in groups for rollout in group]
-    judged = [r.reward for r in rollouts_ if r.reward is not None]
-    lengths = [len(r.completion.token_ids) for r in rollouts_]
-    metrics: Metrics = {
-        "reward": sum(judged) / max(1, len(judged)),
-        "pass_rate": sum(r >= full_mark for r in judged) / max(1, len(judged)),
-        "signal": has_signal(group_rewards(groups)).double().mean().item(),
-        "masked": float(len(rollouts_) - len(judged)),
-        "length": sum(lengths) / len(lengths),
-        "truncated": sum(r.completion.truncated for r in rollouts_) / len(rollouts_),
-        "tokens": float(sum(lengths)),
-    }
-    for name in rollouts_[0].parts:
-        values = [value for r in rollouts_ if (value := r.parts[name]) is not None]
-        metrics[f"reward/{name}"] = sum(values) / max(1, len(values))
-    return metrics
 
 
 def measured(kl: KL, batch: PolicyBatch, trainer: Trainer, reference: Scorer | None) -> Metrics:

@@ -1,83 +1,51 @@
-"""Policy-gradient losses: per-token terms to minimise. Nothing here masks or averages; see `ops.reduce`.
+"""Policy-gradient losses: per-token terms to minimise. Nothing here averages; see `ops.reduce`. Whole answers: `losses.sequence`.
 
 An objective is put together from values: a surrogate, a correction for the sampler's distribution, a KL penalty.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
 from pydantic import BeforeValidator, Field
 from torch import Tensor
 
-from corollary.config import Config, by_name
-from corollary.ops.kl import k1, k2, k3, k3_reverse
-from corollary.ops.ratio import token_ratio, truncated
+from corollary.config import Config, Variant, by_name, choice, variant
+from corollary.custom import is_reference
+from corollary.declare import NonNegative, Positive, declares
+from corollary.losses.bind import POLICY, Bound, blind, called, token_inputs, where_trained
+from corollary.losses.sequence import gmpo, gspo, gspo_token, luspo, vespo
+from corollary.ops.kl import k1, k1_reverse, k2, k3, k3_reverse
+from corollary.ops.ratio import (
+    icepop,
+    log_ratio,
+    mis,
+    pessimistic,
+    sequence_mask,
+    sequence_product,
+    tis,
+    token_ratio,
+    uncorrected,
+)
+from corollary.ops.reduce import segment_mean
 from corollary.types import PolicyBatch, Terms
 
-
-def ppo_clip(
-    logprobs: Tensor,
-    old_logprobs: Tensor,
-    advantages: Tensor,
-    *,
-    clip_low: float = 0.2,
-    clip_high: float = 0.2,
-    dual_clip: float | None = None,
-) -> Terms:
-    """Clipped surrogate of PPO, negated; with `dual_clip`, bounded for bad answers too.
-
-        L = -min(r·A, clip(r, 1-ε_low, 1+ε_high)·A)      r = exp(logπ - logπ_old)
-        L = min(L, -c·A) where A < 0                     dual clip
-
-    Args:
-        logprobs: nats, of the policy being trained; carries the gradient.
-        old_logprobs: nats, of the policy at the start of this update.
-        advantages: reward units; constant with respect to the policy.
-        clip_low: ε_low ≥ 0, how far a token's ratio may fall below 1.
-        clip_high: ε_high ≥ 0, how far it may rise; larger than ε_low in DAPO.
-        dual_clip: c > 1, or None.
-
-    Returns:
-        Terms with metrics `ratio` and `clipped` (1 where the gradient is cut).
-
-    Raises:
-        ValueError: a clip bound is negative, or c ≤ 1.
-
-    Source: Schulman et al. 2017, eq. 7, https://arxiv.org/abs/1707.06347; ε_high from DAPO, https://arxiv.org/abs/2503.14476;
-        dual clip from Ye et al. 2020, https://arxiv.org/abs/1912.09729.
-
-    >>> up = torch.tensor([1.0, 1.5, 0.5]).log()          # ratios 1, 1.5, 0.5
-    >>> ppo_clip(up, torch.zeros(3), torch.ones(3)).loss  # a rise is capped at 1.2, a fall is not
-    tensor([-1.0000, -1.2000, -0.5000])
-    >>> ppo_clip(torch.tensor([4.0]).log(), torch.zeros(1), -torch.ones(1), dual_clip=3.0).loss
-    tensor([3.])
-    """
-    if clip_low < 0 or clip_high < 0:
-        raise ValueError(f"clip bounds must be >= 0, got clip_low={clip_low}, clip_high={clip_high}")
-    if dual_clip is not None and dual_clip <= 1:
-        raise ValueError(f"dual_clip must be > 1, got {dual_clip}")
-    ratio = token_ratio(logprobs, old_logprobs)
-    kept = ratio * advantages
-    capped = ratio.clamp(1 - clip_low, 1 + clip_high) * advantages
-    objective = kept.minimum(capped)
-    if dual_clip is not None:
-        objective = torch.where(advantages < 0, objective.maximum(dual_clip * advantages), objective)
-    cut = (objective != kept).detach()
-    return Terms(loss=-objective, metrics={"ratio": ratio.detach(), "clipped": cut.to(ratio.dtype)})
+Share = Annotated[float, Field(gt=0, le=1)]
 
 
+@declares(family="policy", objective="J")
 def reinforce(logprobs: Tensor, advantages: Tensor) -> Terms:
     """Score-function surrogate, negated.
 
         L = -A·logπ
 
     Args:
-        logprobs: nats, with gradient.
-        advantages: reward units; constant with respect to the policy.
+        logprobs: `[B, T]` nats, of the policy being trained; carries the gradient.
+        advantages: `[B, T]` reward units; constant with respect to the policy.
 
-    Source: Williams 1992.
+    Source: Williams 1992, "Simple statistical gradient-following algorithms for connectionist reinforcement learning".
+    Theory: docs/losses/policy.md#reinforce
 
     >>> reinforce(torch.tensor([-2.0]), torch.tensor([0.5])).loss
     tensor([1.])
@@ -85,61 +53,326 @@ def reinforce(logprobs: Tensor, advantages: Tensor) -> Terms:
     return Terms(loss=-advantages * logprobs, metrics={})
 
 
-class PPOClip(Config):
-    """PPO's clipped surrogate: GRPO, DAPO (clip_high 0.28), dual clip."""
+@declares(
+    family="policy", on_policy_value=True, pessimistic=True, objective="J",
+    probes={"dual_clip": (None, 1.05)},
+)  # fmt: skip
+def ppo_clip(
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    *,
+    clip_low: NonNegative = 0.2,
+    clip_high: NonNegative = 0.2,
+    dual_clip: Annotated[float, Field(gt=1)] | None = None,
+) -> Terms:
+    """Clipped surrogate of PPO, negated: GRPO, DAPO (`clip_high` 0.28); with `dual_clip`, bounded for bad answers too.
 
-    type: Literal["ppo_clip"] = "ppo_clip"
-    clip_low: float = Field(default=0.2, ge=0)
-    """how far a token's ratio may fall below 1"""
-    clip_high: float = Field(default=0.2, ge=0)
-    """how far a token's ratio may rise above 1"""
-    dual_clip: float | None = Field(default=None, gt=1)
-    """bound of the loss of bad answers, in units of |A|; none: unbounded"""
+        L = -min(r·A, clip(r, 1-ε_low, 1+ε_high)·A)      r = exp(logπ - logπ_old)
+        L = min(L, -c·A) where A < 0                     dual clip
 
-    def __call__(self, logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor) -> Terms:
-        return ppo_clip(
-            logprobs,
-            old_logprobs,
-            advantages,
-            clip_low=self.clip_low,
-            clip_high=self.clip_high,
-            dual_clip=self.dual_clip,
-        )
+    Args:
+        logprobs: `[B, T]` nats, of the policy being trained; carries the gradient.
+        old_logprobs: `[B, T]` nats, of the policy at the start of this update.
+        advantages: `[B, T]` reward units; constant with respect to the policy.
+        clip_low: ε_low ≥ 0, how far a token's ratio may fall below 1.
+        clip_high: ε_high ≥ 0, how far it may rise above 1; larger than ε_low in DAPO.
+        dual_clip: c > 1, bound of the loss of bad answers, in units of |A|; none: unbounded.
 
+    Returns:
+        Terms with metrics `ratio` and `clipped` (1 where the gradient is cut).
 
-class Reinforce(Config):
-    """Plain policy gradient: RLOO with the leave-one-out advantage."""
+    Raises:
+        ValueError: a parameter is out of its range.
 
-    type: Literal["reinforce"] = "reinforce"
+    Source: Schulman et al. 2017, eq. 7, https://arxiv.org/abs/1707.06347; ε_high from DAPO, https://arxiv.org/abs/2503.14476;
+        dual clip from Ye et al. 2020, https://arxiv.org/abs/1912.09729.
+    Theory: docs/losses/policy.md#ppo_clip
 
-    def __call__(self, logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor) -> Terms:
-        return reinforce(logprobs, advantages)
-
-
-Surrogate = Annotated[PPOClip | Reinforce, Field(discriminator="type"), BeforeValidator(by_name)]
-
-
-class NoCorrection(Config):
-    """The sampler's log-probabilities are taken to be the trainer's."""
-
-    type: Literal["none"] = "none"
-
-    def __call__(self, old_logprobs: Tensor, sampler_logprobs: Tensor) -> Tensor:
-        return torch.ones_like(old_logprobs)
-
-
-class TruncatedImportance(Config):
-    """w = min(π_old/π_sampler, C), constant in the policy: corrects for a sampler of other precision (TIS)."""
-
-    type: Literal["tis"] = "tis"
-    cap: float = Field(default=2.0, gt=0)
-    """C, the largest weight"""
-
-    def __call__(self, old_logprobs: Tensor, sampler_logprobs: Tensor) -> Tensor:
-        return truncated(token_ratio(old_logprobs, sampler_logprobs), cap=self.cap)
+    >>> up = torch.tensor([1.0, 1.5, 0.5]).log()          # ratios 1, 1.5, 0.5
+    >>> ppo_clip(up, torch.zeros(3), torch.ones(3)).loss  # a rise is capped at 1.2, a fall is not
+    tensor([-1.0000, -1.2000, -0.5000])
+    >>> ppo_clip(torch.tensor([4.0]).log(), torch.zeros(1), -torch.ones(1), dual_clip=3.0).loss
+    tensor([3.])
+    """
+    ratio = token_ratio(logprobs, old_logprobs)
+    objective, cut = pessimistic(ratio, advantages, clip_low=clip_low, clip_high=clip_high)
+    if dual_clip is not None:
+        bounded = objective.maximum(dual_clip * advantages)
+        objective = torch.where(advantages < 0, bounded, objective)
+        cut = cut | (objective != ratio * advantages).detach()
+    return Terms(-objective, {"ratio": ratio.detach(), "clipped": cut.to(ratio.dtype)})
 
 
-Correction = Annotated[NoCorrection | TruncatedImportance, Field(discriminator="type"), BeforeValidator(by_name)]
+def _cispo_gradient(
+    logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, *, clip_low: float, clip_high: float
+) -> Tensor:
+    return -token_ratio(logprobs, old_logprobs).clamp(1 - clip_low, 1 + clip_high).detach() * advantages
+
+
+@declares(
+    family="policy", stop_gradient=True, gradient=_cispo_gradient, objective="J",
+    probes={"clip_low": (1.0, 0.05), "clip_high": (4.0, 0.05)},
+)  # fmt: skip
+def cispo(
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    *,
+    clip_low: NonNegative = 1.0,
+    clip_high: NonNegative = 4.0,
+) -> Terms:
+    """Clipped importance-sampling weights: REINFORCE times a capped ratio, so that no token's gradient is ever cut.
+
+        L = -sg[clip(r, 1-ε_low, 1+ε_high)]·A·logπ      r = exp(logπ - logπ_old)
+
+    Both bounds are distances from 1, as everywhere here and as in verl and NeMo RL. TRL's `epsilon_high` is the cap itself
+    (its 5.0 is `clip_high` 4.0), and it has no lower bound, which is `clip_low` 1.
+
+    Args:
+        logprobs: `[B, T]` nats, of the policy being trained; carries the gradient.
+        old_logprobs: `[B, T]` nats, of the policy at the start of this update.
+        advantages: `[B, T]` reward units; constant with respect to the policy.
+        clip_low: ε_low ≥ 0, how far below 1 a weight may be; from 1 on there is no bound.
+        clip_high: ε_high ≥ 0, how far above 1 it may be.
+
+    Returns:
+        Terms with metrics `ratio` and `clipped` (1 where the weight is not the ratio).
+
+    Raises:
+        ValueError: a parameter is out of its range.
+
+    Source: MiniMax 2025, https://arxiv.org/abs/2506.13585; the default cap of 5 from ScaleRL, https://arxiv.org/abs/2510.13786.
+    Theory: docs/losses/policy.md#cispo
+
+    >>> old = torch.tensor([-3.0]) - torch.tensor([8.0]).log()     # ratio 8
+    >>> cispo(torch.tensor([-3.0]), old, torch.tensor([1.0])).loss  # 5·3
+    tensor([15.])
+    """
+    ratio = token_ratio(logprobs, old_logprobs).detach()
+    weight = ratio.clamp(1 - clip_low, 1 + clip_high)
+    return Terms(-weight * advantages * logprobs, {"ratio": ratio, "clipped": (weight != ratio).to(ratio.dtype)})
+
+
+@declares(family="policy", tail=False)
+def sapo(
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    *,
+    tau_pos: Positive = 1.0,
+    tau_neg: Positive = 1.05,
+) -> Terms:
+    """Soft adaptive policy optimisation: a sigmoid gate on the ratio where PPO has a clip.
+
+        L = -A·(4/τ)·σ(τ·(r - 1))      r = exp(logπ - logπ_old)      τ = τ_pos where A > 0, else τ_neg
+
+    At r = 1 the slope is -A for every τ, and the value -2A/τ.
+
+    Args:
+        logprobs: `[B, T]` nats, of the policy being trained; carries the gradient.
+        old_logprobs: `[B, T]` nats, of the policy at the start of this update.
+        advantages: `[B, T]` reward units; constant with respect to the policy.
+        tau_pos: τ > 0 of good answers, how soon the gate closes.
+        tau_neg: τ > 0 of bad answers; larger, since their gradient spreads over the vocabulary.
+
+    Returns:
+        Terms with metrics `ratio` and `gate`, the slope in r in units of A: 1 at r = 1, 0 where the gate is shut.
+
+    Raises:
+        ValueError: a parameter is out of its range.
+
+    Source: "Soft adaptive policy optimization" 2025, https://arxiv.org/abs/2511.20347.
+    Theory: docs/losses/policy.md#sapo
+
+    >>> sapo(torch.tensor([-1.0]), torch.tensor([-1.0]), torch.tensor([1.0])).loss
+    tensor([-2.])
+    """
+    ratio = token_ratio(logprobs, old_logprobs)
+    tau = torch.where(advantages > 0, ratio.new_tensor(tau_pos), ratio.new_tensor(tau_neg))
+    opened = (tau * (ratio - 1)).sigmoid()
+    gate = 4 * opened * (1 - opened)
+    return Terms(-advantages * 4 / tau * opened, {"ratio": ratio.detach(), "gate": gate.detach()})
+
+
+@declares(family="policy", cross_sample="batch", on_policy="direction")
+def gpg(logprobs: Tensor, advantages: Tensor, trained: Tensor) -> Terms:
+    """Group policy gradient: REINFORCE, scaled up for the answers that teach nothing.
+
+        L = -α·A·logπ      α = answers / answers whose advantage is not 0
+
+    Groups with equal rewards have no gradient and yet count in the average; α takes them out again. The paper counts groups:
+    the same for groups of one size, but for an answer that is exactly as good as its group's mean.
+
+    Args:
+        logprobs: `[B, T]` nats, of the policy being trained; carries the gradient.
+        advantages: `[B, T]` reward units, less the group's mean; of the whole step.
+        trained: `[B, T]` bool, the tokens that are trained on.
+
+    Returns:
+        Terms with metric `scale`, α.
+
+    Source: Chu et al. 2025, https://arxiv.org/abs/2504.02546.
+    Theory: docs/losses/policy.md#gpg
+
+    >>> one = torch.ones(2, 1)
+    >>> gpg(-one, torch.tensor([[0.5], [0.0]]), one.bool()).loss  # half of the answers teach: α = 2
+    tensor([[1.],
+            [0.]])
+    """
+    kept = advantages.where(trained, 0.0)
+    taught = (kept != 0).any(-1).sum().clamp(min=1).to(kept.dtype)
+    scale = trained.any(-1).sum() / taught
+    return Terms(-scale * kept * logprobs.where(trained, 0.0), {"scale": scale.expand_as(kept)})
+
+
+@declares(
+    family="policy", cross_sample="batch", on_policy=None, homogeneous=False, tail=False,
+    probes={"fraction": (2e-4, 0.5), "cov_low": (1.0, 0.01), "cov_high": (5.0, 1.1)},
+)  # fmt: skip
+def clip_cov(
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    trained: Tensor,
+    *,
+    clip_low: NonNegative = 0.2,
+    clip_high: NonNegative = 0.2,
+    fraction: Share = 2e-4,
+    cov_low: NonNegative = 1.0,
+    cov_high: Positive = 5.0,
+) -> Terms:
+    """PPO's clip that leaves out a few tokens which would take most of the entropy away.
+
+        L = 0 at the k tokens of largest c with c_low < c < c_high, PPO's clip elsewhere
+        c = (A - mean A)·(logπ - mean logπ)      k = max(1, ⌊fraction·tokens⌋)
+
+    The means are over the step's trained tokens. The paper draws the k tokens at random among those in the band; here they
+    are the largest, so that one batch has one loss. Tokens that the clip has cut already are none of them.
+
+    Args:
+        logprobs: `[B, T]` nats, of the policy being trained; carries the gradient.
+        old_logprobs: `[B, T]` nats, of the policy at the start of this update.
+        advantages: `[B, T]` reward units; of the whole step.
+        trained: `[B, T]` bool, the tokens that are trained on.
+        clip_low: ε_low ≥ 0, how far a token's ratio may fall below 1.
+        clip_high: ε_high ≥ 0, how far it may rise above 1.
+        fraction: in (0, 1], share of the tokens that is left out at most.
+        cov_low: c_low ≥ 0, above which a covariance counts as large.
+        cov_high: c_high, from which it is an outlier and left alone.
+
+    Returns:
+        Terms with metrics `ratio`, `clipped` (1 where the gradient is cut) and `covariance`.
+
+    Raises:
+        ValueError: a parameter is out of its range.
+
+    Source: Cui et al. 2025, https://arxiv.org/abs/2505.22617.
+    Theory: docs/losses/policy.md#clip_cov
+
+    >>> lp, a = torch.tensor([[-4.0, -1.0, -1.0]]), torch.tensor([[-2.0, 1.0, 1.0]])
+    >>> clip_cov(lp, lp, a, a != 0, fraction=0.5).loss  # covariances 4, 1, 1
+    tensor([[ 0., -1., -1.]])
+    """
+    logprobs, old_logprobs, advantages = (x.where(trained, 0.0) for x in (logprobs, old_logprobs, advantages))
+    terms = ppo_clip(logprobs, old_logprobs, advantages, clip_low=clip_low, clip_high=clip_high)
+    covariance = _covariances(logprobs, advantages, trained)
+    open_ = trained & (terms.metrics["clipped"] == 0) & (covariance > cov_low) & (covariance < cov_high)
+    chosen = _largest(covariance, open_, max(1, int(fraction * int(trained.sum()))))
+    cut = terms.metrics["clipped"].where(~chosen, 1.0)
+    return Terms(terms.loss.where(~chosen, 0.0), terms.metrics | {"clipped": cut, "covariance": covariance})
+
+
+@declares(
+    family="policy", cross_sample="batch", on_policy_value=True, homogeneous=False, pessimistic=True,
+    probes={"fraction": (2e-4, 0.5), "coef": (1.0, 0.1)},
+)  # fmt: skip
+def kl_cov(
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    trained: Tensor,
+    *,
+    fraction: Share = 2e-4,
+    coef: Positive = 1.0,
+) -> Terms:
+    """The unclipped surrogate, with a few tokens which would take most of the entropy away held to the old policy.
+
+        L = -r·A + β·|logr| at the k tokens of largest c, -r·A elsewhere      r = exp(logπ - logπ_old)
+        c = (A - mean A)·(logπ - mean logπ)      k = max(1, ⌊fraction·tokens⌋)
+
+    The means are over the step's trained tokens.
+
+    Args:
+        logprobs: `[B, T]` nats, of the policy being trained; carries the gradient.
+        old_logprobs: `[B, T]` nats, of the policy at the start of this update.
+        advantages: `[B, T]` reward units; of the whole step.
+        trained: `[B, T]` bool, the tokens that are trained on.
+        fraction: in (0, 1], share of the tokens that is held.
+        coef: β > 0, reward units per nat.
+
+    Returns:
+        Terms with metrics `ratio`, `held` (1 at the k tokens) and `covariance`.
+
+    Raises:
+        ValueError: a parameter is out of its range.
+
+    Source: Cui et al. 2025, https://arxiv.org/abs/2505.22617.
+    Theory: docs/losses/policy.md#kl_cov
+
+    >>> new, a = torch.tensor([[-4.0, -1.0]]), torch.tensor([[-1.0, 1.0]])
+    >>> kl_cov(new, new - torch.tensor([[2.0, 2.0]]).log(), a, a != 0, fraction=1.0, coef=10.0).loss  # ±2 + 10 log 2
+    tensor([[8.9315, 4.9315]])
+    """
+    logprobs, old_logprobs, advantages = (x.where(trained, 0.0) for x in (logprobs, old_logprobs, advantages))
+    ratio, gap = token_ratio(logprobs, old_logprobs), log_ratio(logprobs, old_logprobs).abs()
+    covariance = _covariances(logprobs, advantages, trained)
+    held = _largest(covariance, trained, max(1, int(fraction * int(trained.sum()))))
+    loss = -ratio * advantages + (coef * gap).where(held, 0.0)
+    return Terms(loss, {"ratio": ratio.detach(), "held": held.to(ratio.dtype), "covariance": covariance})
+
+
+def _covariances(logprobs: Tensor, advantages: Tensor, trained: Tensor) -> Tensor:
+    """Each trained token's share in the covariance of advantage and log-probability; constant."""
+    a, lp = (x - segment_mean(x.flatten(), trained.flatten()) for x in (advantages, logprobs.detach()))
+    return (a * lp).where(trained, 0.0)
+
+
+def _largest(values: Tensor, among: Tensor, number: int) -> Tensor:
+    """True at the `number` largest of the values that `among` marks."""
+    most = min(number, values.numel())
+    ranked = values.where(among, -torch.inf).flatten()
+    chosen = torch.zeros_like(ranked, dtype=torch.bool).index_fill(0, ranked.topk(most).indices, True)
+    return chosen.view_as(among) & among
+
+
+PPOClip: Any = variant(ppo_clip)
+Reinforce: Any = variant(reinforce)
+SURROGATES = (ppo_clip, reinforce, gspo, gspo_token, luspo, gmpo, cispo, sapo, vespo, gpg, clip_cov, kl_cov)
+
+NoCorrection: Any = variant(uncorrected, "none")
+TruncatedImportance: Any = variant(tis)
+CORRECTIONS = (mis, icepop, sequence_product, sequence_mask)
+
+if TYPE_CHECKING:
+    Surrogate = Variant
+    Correction = Variant
+else:
+    Surrogate = choice([variant(f) for f in SURROGATES], POLICY)
+    Correction = choice([NoCorrection, TruncatedImportance, *(variant(f) for f in CORRECTIONS)], POLICY)
+
+
+def silent(surrogate: Variant) -> bool:
+    """Whether an answer whose advantage is 0 has neither value nor gradient, so that it need not be computed.
+
+    Not where the formula pulls without an advantage, nor where the answer counts in a statistic of the step. A user's own is
+    always computed: it may add a term that nobody declared.
+
+    >>> silent(PPOClip()), silent(variant(kl_cov)())
+    (True, False)
+    """
+    declared = Bound(surrogate).declaration
+    return declared.homogeneous and declared.cross_sample is None and not is_reference(surrogate.type)
 
 
 class NoKL(Config):
@@ -156,11 +389,13 @@ class KLInLoss(Config):
     type: Literal["in_loss"] = "in_loss"
     coef: float = Field(default=0.001, gt=0)
     """β, reward units per nat"""
-    estimator: Literal["k2", "k3", "k3_reverse"] = "k3_reverse"
-    """k3_reverse has the gradient of KL(π‖ref); k2 too, on-policy; k3 has that of KL(ref‖π), as GRPO's paper"""
+    estimator: Literal["k1_reverse", "k2", "k3", "k3_reverse"] = "k3_reverse"
+    """the _reverse ones have the gradient of KL(π‖ref); k2 too, on-policy; k3 that of KL(ref‖π), as GRPO's paper; k1 has none"""
 
     def term(self, logprobs: Tensor, old_logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
         match self.estimator:
+            case "k1_reverse":
+                return self.coef * k1_reverse(logprobs, ref_logprobs, old_logprobs)
             case "k2":
                 return self.coef * k2(logprobs, ref_logprobs)
             case "k3":
@@ -191,15 +426,24 @@ class PolicyObjective(Config):
     correction: Correction = NoCorrection()
     kl: KL = NoKL()
 
+    @property
+    def needs(self) -> frozenset[str]:
+        """The names of the inputs of its parts."""
+        return Bound(self.surrogate).needs | Bound(self.correction).needs
+
+    @property
+    def cross_sample(self) -> bool:
+        """Whether a term depends on other samples of the step."""
+        return Bound(self.surrogate).cross_sample or Bound(self.correction).cross_sample
+
     def __call__(self, logprobs: Tensor, batch: PolicyBatch) -> Terms:
         """Terms `[B, T]`; where `old_logprobs` is None the policy's own forward stands in: the first ratio is exactly 1."""
-        old = logprobs.detach() if batch.old_logprobs is None else batch.old_logprobs
-        terms = self.surrogate(logprobs, old, batch.advantages)
-        gap = (old - batch.sampler_logprobs).abs()
-        loss = terms.loss * self.correction(old, batch.sampler_logprobs)
-        metrics = terms.metrics | {"sampler_gap": gap}
-        if batch.ref_logprobs is not None:
-            metrics["kl"] = k3(logprobs, batch.ref_logprobs).detach()
+        terms = Bound(self.surrogate)(logprobs, batch)
+        inputs = token_inputs(where_trained(logprobs, batch.trained), blind(batch))
+        loss = terms.loss * called(self.correction, inputs).detach()
+        metrics = terms.metrics | {"sampler_gap": (inputs["old_logprobs"] - inputs["sampler_logprobs"]).abs()}
+        if "ref_logprobs" in inputs:
+            metrics["kl"] = k3(inputs["logprobs"], inputs["ref_logprobs"]).detach()
             if isinstance(self.kl, KLInLoss):
-                loss = loss + self.kl.term(logprobs, old, batch.ref_logprobs)
+                loss = loss + self.kl.term(inputs["logprobs"], inputs["old_logprobs"], inputs["ref_logprobs"])
         return Terms(loss, metrics)

@@ -24,7 +24,7 @@ GRID = tuple(round(0.05 * i, 2) for i in range(1, 20))  # success probabilities
 EXACT, NEAR = 1e-6, 1e-2  # relative residual up to which an objective is named, and is called close
 _NODES = (-math.sqrt(0.6), 0.0, math.sqrt(0.6))  # Gauss-Legendre: exact for polynomials up to degree 5
 _SHARES = (5 / 18, 8 / 18, 5 / 18)
-_FEW = 16  # ordered groups; with more, one order stands for all
+_FEW = 4  # ordered groups; with more, one order stands for all
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -56,7 +56,7 @@ def compared(gradient: Tensor, meant: Tensor, *, zero: bool = False) -> Directio
     scale = product / wanted**2 if wanted else math.nan
     bias = float((gradient - scale * meant).norm())
     return Direction(
-        cosine=max(-1.0, min(1.0, product / (norm * wanted))) if norm and wanted else math.nan,
+        cosine=product / (norm * wanted) if norm and wanted else math.nan,
         norm_ratio=norm / wanted if wanted else math.nan,
         scale=scale,
         bias=bias,

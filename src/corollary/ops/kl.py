@@ -124,7 +124,7 @@ def k1_reverse(logprobs: Tensor, ref_logprobs: Tensor, old_logprobs: Tensor) -> 
 def k3_reverse(logprobs: Tensor, ref_logprobs: Tensor, old_logprobs: Tensor) -> Tensor:
     """`k3` weighed by the ratio: estimates KL(π‖ref) from old samples without bias, and as a loss descends it.
 
-        ρ·(e^{-x} - 1 + x)      ρ = exp(logπ - logπ_old)      x = logπ - logref
+        ρ·(e^{-x} - 1 + x)      ρ = exp(logπ - logπ_old)      x = logπ - logref      gradient ρ·x
 
     Args:
         logprobs: nats, of the policy; carries the gradient.
@@ -140,7 +140,9 @@ def k3_reverse(logprobs: Tensor, ref_logprobs: Tensor, old_logprobs: Tensor) -> 
     >>> k3_reverse(torch.tensor([-1.0]), torch.tensor([-2.0]), torch.tensor([-1.0]))
     tensor([0.3679])
     """
-    return _log_ratio(logprobs, old_logprobs).exp() * k3(logprobs, ref_logprobs)
+    x, step = _log_ratio(logprobs, ref_logprobs), _log_ratio(logprobs, old_logprobs)
+    # ρ·e^{-x} is ref/π_old, a constant; multiplied out, the gradient is ρ·x also where e^{-x} drowns x
+    return _log_ratio(ref_logprobs, old_logprobs).expm1() - step.expm1() + step.exp() * x
 
 
 @declares(family="penalty", bounds=(0.0, INFINITE), objective="reverse_kl")

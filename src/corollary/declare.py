@@ -61,15 +61,18 @@ class Declaration:
     value_at_reference: float | Callable[..., float] | None = (
         None  # of a preference loss at π = ref; may take parameters
     )
-    shift_invariant: bool = True  # preference: moving π and ref of an answer together changes nothing
-    monotone: bool = True  # preference: raising the chosen answer's log-probability lowers the loss
+    shift_invariant: bool = True  # preference: moving π and ref of an answer together changes nothing, but for an added NLL
+    prefers: bool = True  # preference: a step from π = ref widens the margin
+    unimodal: bool = True  # preference: along the margin the loss has one minimum, at a margin above 0
+    monotone: bool = False  # preference: falls with the margin everywhere, not just up to a finite optimum
     length_invariant: bool = False  # preference: repeating every token changes nothing
     on_policy: Literal["exact", "direction"] | None = "exact"  # policy: gradient at ratio 1 is -A·w, or has its sign
     on_policy_value: bool = False  # policy: value at ratio 1 is -A
     homogeneous: bool = True  # policy: loss(c·A) = c·loss(A)
     pessimistic: bool = False  # policy: never below the unclipped surrogate -r·A
     off_policy: bool = True  # policy: the gradient depends on old_logprobs, where the formula takes them
-    tail: bool = True  # the gradient stays alive at extreme inputs on the side that is wrong
+    tail: bool = True  # the gradient stays alive where the policy is far on the wrong side
+    scale: float = 1.0  # value: curvature of the loss at the target; 1 for ½(V-R)²
     zero_sum: bool = True  # advantage: sums to 0 over a group
     probes: Mapping[str, tuple[Any, ...]] = field(
         default_factory=dict
@@ -206,7 +209,8 @@ def _within_range(function: F) -> F:
         return function
     keyword = [p.name for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
     limits = {name: bounds(hints[name]) for name in keyword if name in hints and bounds(hints[name])}
-    if not limits:
+    options = {name: words for name in keyword if (words := [o for o in get_args(hints.get(name)) if isinstance(o, str)])}
+    if not limits and not options:
         return function
 
     @functools.wraps(function)
@@ -215,6 +219,8 @@ def _within_range(function: F) -> F:
             for sign, limit in limits.get(name, ()) if isinstance(value, int | float) else ():
                 if not _COMPARE[sign](value, limit):
                     raise ValueError(f"{function.__name__}: {name} must be {sign} {limit:g}, got {value}")
+            if name in options and value not in options[name]:
+                raise ValueError(f"{function.__name__}: {name} must be {' or '.join(options[name])}, got {value!r}")
         return function(*inputs, **parameters)
 
     return checked  # type: ignore[return-value]
@@ -251,7 +257,7 @@ def range_of(info: FieldInfo) -> str:
     """A field's range as text: `> 0`, `>= 0, < 1`, or its options."""
     if options := [str(o) for o in get_args(info.annotation) if isinstance(o, str)]:
         return " | ".join(options)
-    return ", ".join(f"{sign} {limit:g}" for sign, limit in bounds(info))
+    return ", ".join(dict.fromkeys(f"{sign} {limit:g}" for sign, limit in bounds(info)))
 
 
 def _type_name(info: FieldInfo) -> str:
@@ -263,7 +269,7 @@ def _type_name(info: FieldInfo) -> str:
 
 MODULES = (
     "losses.likelihood", "losses.preference", "losses.preference_variants", "losses.unpaired", "losses.reward_model",
-    "losses.policy", "losses.value", "losses.distillation", "ops.kl", "ops.advantage", "ops.ratio", "ops.reduce", "ops.estimate",
+    "losses.policy", "losses.value", "losses.distillation", "ops.kl", "ops.advantage", "ops.returns", "ops.ratio", "ops.reduce", "ops.estimate",
     "ops.bounds",
 )  # fmt: skip
 

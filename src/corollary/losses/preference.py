@@ -467,7 +467,7 @@ def apo_zero(
     return Terms((-won).sigmoid() + lost.sigmoid(), reward_metrics(won, lost))
 
 
-@declares(family="preference", bounds=(0.0, 2.0), value_at_reference=1.0, monotone=False, tail=False)
+@declares(family="preference", unimodal=False, bounds=(0.0, 2.0), value_at_reference=1.0, monotone=False, tail=False)
 def apo_down(
     chosen: Tensor, rejected: Tensor, ref_chosen: Tensor, ref_rejected: Tensor, *, beta: Positive = 0.1
 ) -> Terms:

@@ -1,0 +1,69 @@
+"""Finite differences that know where a formula stops its gradient: what was detached at the base point stays as it was there."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+_STOPS = (torch.Tensor.detach, torch.detach)
+_CONSTANTS = (torch.Tensor.item, torch.Tensor.tolist, torch.Tensor.numpy)
+
+
+class Recorder(TorchFunctionMode):
+    """Remembers what was detached, or computed under no_grad, and from which line; or gives it back.
+
+    Args:
+        tape: what an earlier pass remembered, to be given back in order; None: remember.
+    """
+
+    def __init__(self, tape: list[Tensor] | None = None) -> None:
+        super().__init__()
+        self.tape: list[Tensor] = [] if tape is None else tape
+        self.lines: list[tuple[str, int]] = []
+        self._replay, self._next = tape is not None, 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        stopped = func in _STOPS or (not torch.is_grad_enabled() and isinstance(result, Tensor))
+        if not stopped or not isinstance(result, Tensor) or not result.is_floating_point():
+            return result
+        if not self._replay:
+            self.tape.append(result.clone())
+            self.lines.append(_caller(sys._getframe(1)))
+            return result
+        self._next += 1
+        kept = self.tape[self._next - 1] if self._next <= len(self.tape) else result
+        return kept.clone() if kept.shape == result.shape else result
+
+
+def _caller(frame: FrameType | None) -> tuple[str, int]:
+    """The first line outside torch and this file."""
+    while frame is not None:
+        file = frame.f_code.co_filename
+        if file != __file__ and f"{'torch'}/" not in file:
+            return file, frame.f_lineno
+        frame = frame.f_back
+    return "", 0
+
+
+def differences(
+    function: Callable[[Tensor], Tensor], point: Tensor, where: list[int], *, step: float = 1e-6
+) -> tuple[Tensor, Tensor]:
+    """(central differences, True where the function is smooth enough to trust them), at the flat indices `where`."""
+    base = function(point)
+    central, smooth = [], []
+    for index in where:
+        moved = [point.flatten().clone() for _ in range(2)]
+        moved[0][index] += step
+        moved[1][index] -= step
+        up, down = (function(m.view_as(point)) for m in moved)
+        forward, backward = (up - base) / step, (base - down) / step
+        central.append((up - down) / (2 * step))
+        smooth.append((forward - backward).abs() <= 1e-3 * max(1.0, central[-1].abs().item()))
+    return torch.stack(central), torch.stack(smooth)

@@ -191,6 +191,15 @@ class TestReinforcePlusPlus:
         got = reinforce_plus_plus(torch.full((2, 2), 1000.1), LOGPROBS, OLD, TRAINED, beta=0.0)
         assert (got == 0).all()
 
+    def test_rewards_of_tokens_are_taken_as_they_are(self) -> None:
+        at_the_end = torch.zeros(B, T, dtype=torch.float64)
+        for b, t in enumerate((6, 5, 3, 0)):
+            at_the_end[b, t] = self.REWARDS.flatten()[b]
+        got = reinforce_plus_plus(at_the_end, LOGPROBS, OLD, TRAINED)
+        assert torch.equal(got, reinforce_plus_plus(self.REWARDS, LOGPROBS, OLD, TRAINED))
+        with pytest.raises(ValueError, match=r"needs rewards \[P, G\] of 4 answers"):
+            reinforce_plus_plus(at_the_end, LOGPROBS, OLD, TRAINED, baseline="group_mean")
+
     def test_the_policy_s_log_probabilities_are_constants(self) -> None:
         lp = LOGPROBS.clone().requires_grad_()
         assert not reinforce_plus_plus(self.REWARDS, lp, OLD, TRAINED).requires_grad

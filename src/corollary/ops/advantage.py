@@ -100,7 +100,7 @@ def group_std(rewards: Tensor, *, ddof: Literal[0, 1] = 1, eps: Positive = 1e-6)
     return _as(rewards, _standardised(rewards, ddof, eps))
 
 
-@declares(family="advantage", cross_sample="group", zero_sum=False)
+@declares(family="advantage", cross_sample="group", zero_sum=False, tail=False)
 def leave_one_out_std(rewards: Tensor, *, eps: Positive = 1e-6) -> Tensor:
     """Reward less the mean of the other answers, over the standard deviation of the others where that is not 0.
 

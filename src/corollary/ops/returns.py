@@ -315,7 +315,8 @@ def reinforce_plus_plus(
         A = whiten(R)      R_t by `kl_penalised_returns`, of r_b or of r_b - mean of its group
 
     Args:
-        rewards: `[P, G]` reward units of whole answers, B = P·G; NaN: not judged, trains nothing.
+        rewards: `[P, G]` or `[B]` reward units of whole answers, B = P·G; or `[B, T]` of each token. NaN: the answer was not
+            judged and trains nothing.
         logprobs: `[B, T]` nats, of the policy at sampling; taken as constants.
         ref_logprobs: `[B, T]` nats, of the reference.
         trained: `[B, T]` bool, tokens that the policy wrote.
@@ -329,7 +330,7 @@ def reinforce_plus_plus(
         `[B, T]`; 0 where not trained.
 
     Raises:
-        ValueError: a parameter is out of its range.
+        ValueError: a group's mean of rewards that are not `[P, G]`, or a parameter is out of its range.
 
     Source: Hu et al. 2025, https://arxiv.org/abs/2501.03262.
     Theory: docs/losses/advantage.md#reinforce_plus_plus
@@ -339,9 +340,14 @@ def reinforce_plus_plus(
     tensor([[ 1.],
             [-1.]])
     """
-    counted = trained & ~rewards.isnan().reshape(-1, 1)
     if baseline == "group_mean":
+        if rewards.dim() != 2 or rewards.numel() != len(trained):
+            raise ValueError(
+                f"a group's mean needs rewards [P, G] of {len(trained)} answers, got {tuple(rewards.shape)}"
+            )
         rewards = rewards - rewards.nanmean(-1, keepdim=True)
+    rewards = _per_token(rewards, trained)
+    counted = trained & ~(rewards.isnan() & trained).any(1, keepdim=True)
     returns = kl_penalised_returns(rewards, logprobs, ref_logprobs, counted, beta=beta, gamma=gamma)
     return whiten(returns, counted, ddof=ddof, eps=0.0, floor=floor)
 
@@ -361,7 +367,7 @@ def kl_penalised_returns(
         R_t = r_t + γ·R_{t+1}      r_t = -β·(logπ_t - logref_t) + r_b·1[t is the last trained token]
 
     Args:
-        rewards: `[P, G]` or `[B]` reward units of whole answers, B = P·G.
+        rewards: `[P, G]` or `[B]` reward units of whole answers, B = P·G; or `[B, T]` of each token.
         logprobs: `[B, T]` nats, of the policy at sampling; taken as constants.
         ref_logprobs: `[B, T]` nats, of the reference.
         trained: `[B, T]` bool, tokens that the policy wrote.
@@ -381,10 +387,16 @@ def kl_penalised_returns(
     >>> kl_penalised_returns(torch.tensor([1.0]), lp, ref, torch.ones(1, 2) > 0, beta=0.5)
     tensor([[0.7500, 1.0000]])
     """
-    penalty = -beta * k1(logprobs, ref_logprobs).detach()
+    penalty = beta * k1(logprobs, ref_logprobs).detach()
+    return reward_to_go(_per_token(rewards, trained).to(penalty) - penalty, trained, gamma=gamma)
+
+
+def _per_token(rewards: Tensor, trained: Tensor) -> Tensor:
+    """`[B, T]`: an answer's reward stands at its last trained token; what is per token already stays."""
+    if rewards.shape == trained.shape:
+        return rewards
     last = trained & (trained.flip(1).cumsum(1).flip(1) == 1)
-    earned = torch.where(last, penalty + rewards.to(penalty).reshape(-1, 1), penalty)
-    return reward_to_go(earned, trained, gamma=gamma)
+    return torch.where(last, rewards.reshape(-1, 1), 0.0)
 
 
 def _gae(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -221,6 +222,15 @@ def test_cispo_never_cuts_a_gradient() -> None:
     assert apply(cispo, inputs, clip_low=0.2, clip_high=0.2).metrics["clipped"].tolist() == [[1, 1, 0], [0, 1, 0]]
 
 
+@pytest.mark.parametrize(("advantage", "tau"), [(1.0, 1.0), (-1.0, 2.0), (0.0, 2.0)])
+def test_the_gate_of_sapo_closes_by_the_sign_of_the_advantage(advantage: float, tau: float) -> None:
+    x, a = torch.tensor([1.5], dtype=F64).log(), torch.tensor([advantage], dtype=F64)
+    terms = sapo(x, torch.zeros(1, dtype=F64), a, tau_neg=2.0)
+    opened = 1 / (1 + math.exp(-tau * 0.5))
+    assert terms.loss.item() == pytest.approx(-advantage * 4 / tau * opened)
+    assert terms.metrics["gate"].item() == pytest.approx(4 * opened * (1 - opened))
+
+
 def test_the_slope_of_sapo_is_its_gate() -> None:
     inputs = {"logprobs": NEW, "old_logprobs": OLD, "advantages": A, "trained": torch.ones_like(TRAINED)}
     gate = apply(sapo, inputs).metrics["gate"]
@@ -255,6 +265,13 @@ def test_clip_cov_leaves_out_the_largest_covariances_within_its_band(
     )
     assert terms.metrics["clipped"].tolist() == left_out
     assert torch.equal(terms.loss, (-ADVANTAGES).where(torch.tensor(left_out) == 0, 0.0))
+
+
+def test_clip_cov_does_not_count_a_token_that_the_clip_has_cut_among_those_it_leaves_out() -> None:
+    old = SURPRISES - torch.tensor([[0.0, 0, 0], [-1.0, 0, 0]], dtype=F64)  # a bad token whose ratio fell: cut
+    left_out = clip_cov(SURPRISES, old, ADVANTAGES, ADVANTAGES != 0, fraction=0.01).loss == 0
+    assert left_out.sum() == 1
+    assert not left_out[1, 0]
 
 
 def test_kl_cov_holds_the_largest_covariances_to_the_old_policy() -> None:

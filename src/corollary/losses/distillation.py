@@ -211,8 +211,8 @@ def _kl(logp: Tensor, logq: Tensor) -> Tensor:
 
 def _jsd(student: Tensor, teacher: Tensor, beta: float) -> Tensor:
     # A token that both forbid has two logs of 0, whose logaddexp has no gradient; a very small number has one, and it is 0.
-    floor = torch.finfo(student.dtype).min / 2
-    mixture = torch.logaddexp(teacher.clamp(min=floor) + math.log(beta), student.clamp(min=floor) + math.log1p(-beta))
+    kept = student.clamp(min=torch.finfo(student.dtype).min / 2)
+    mixture = torch.logaddexp(teacher + math.log(beta), kept + math.log1p(-beta))
     return beta * _kl(teacher, mixture) + (1 - beta) * _kl(student, mixture)
 
 

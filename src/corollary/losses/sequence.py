@@ -44,7 +44,7 @@ def gspo(
     Raises:
         ValueError: a parameter is out of its range.
 
-    Source: Zheng et al. 2025, eq. 5, https://arxiv.org/abs/2507.18071.
+    Source: Zheng et al. 2025, https://arxiv.org/abs/2507.18071.
     Theory: docs/losses/policy.md#gspo
 
     >>> up = torch.tensor([[4.0, 1.0]]).log()  # geometric mean 2
@@ -92,7 +92,7 @@ def gspo_token(
     Raises:
         ValueError: a parameter is out of its range.
 
-    Source: Zheng et al. 2025, eq. 13, https://arxiv.org/abs/2507.18071.
+    Source: Zheng et al. 2025, https://arxiv.org/abs/2507.18071.
     Theory: docs/losses/policy.md#gspo_token
 
     >>> up = torch.tensor([[4.0, 1.0]]).log()  # geometric mean 2

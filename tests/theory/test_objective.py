@@ -14,7 +14,15 @@ from torch import Tensor
 from corollary.config import variant
 from corollary.declare import declares
 from corollary.losses.policy import ppo_clip, reinforce
-from corollary.ops.advantage import group_mean, group_std, leave_one_out, leave_one_out_std, pass_at_k_advantage, remax
+from corollary.ops.advantage import (
+    group_mean,
+    group_std,
+    leave_one_out,
+    leave_one_out_std,
+    opo,
+    pass_at_k_advantage,
+    remax,
+)
 from corollary.ops.kl import k1, k2, k3, k3_reverse
 from corollary.ops.reduce import constant, sequence_mean, sequence_sum, token_mean
 from corollary.theory.bandit import bandit, solve_rate_policy
@@ -185,6 +193,13 @@ def test_a_ratio_of_whole_answers_is_exact_and_one_of_tokens_is_not() -> None:  
     assert error(token_ratio_loss, 0.1) < error(reinforce, 0.1)
 
 
+def test_off_policy_a_finding_speaks_of_the_step_and_not_of_difficulty() -> None:
+    for step, verdict in ((0.0, "holds"), (0.7, "violated")):
+        found = examine(token_ratio_loss, advantage=raw, average=sequence_sum, objective="J", group_size=1, step=step)
+        assert found.verdict == verdict
+        assert (found.weight is None) is (step > 0)
+
+
 # --- 0/1 rewards
 
 
@@ -228,8 +243,9 @@ def test_the_effective_objective_is_named(advantage: Any, size: int, name: str, 
 
 
 def test_the_integral_of_the_weight_is_the_objective() -> None:
-    found = effective_weight(reinforce, pass_at_k_advantage, sequence_sum, group_size=3, p=(0.1, 0.4, 0.8))
-    assert found.objective == pytest.approx([0, 0.9**2 - 0.6**2, 0.9**2 - 0.2**2], rel=1e-12)
+    own = variant(pass_at_k_advantage)(type="pass_at_k_advantage", k=4)  # type: ignore[call-arg]
+    found = effective_weight(reinforce, own, sequence_sum, group_size=4, p=(0.1, 0.4, 0.8))
+    assert found.objective == pytest.approx([0, 0.9**4 - 0.6**4, 0.9**4 - 0.2**4], rel=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -340,6 +356,7 @@ def test_rloo_is_found_to_ascend_j_at_every_group_size(size: int) -> None:
     [
         (ppo_clip, leave_one_out, token_mean, "answers count by their length"),
         (ppo_clip, leave_one_out, sequence_mean, "answers count by their length"),
+        (reinforce, opo, fixed, "lengths enter it"),
         (reinforce, leave_one_out_std, fixed, "prompts count by their difficulty"),
         (reinforce, group_std, fixed, "Even for answers of one token its direction is off"),
         (reinforce, group_std, token_mean, "weighs a token by the lengths"),
@@ -392,6 +409,7 @@ def test_nothing_declared_is_reported_and_a_declared_objective_is_held_against()
         (declared, leave_one_out_std, "J", "violated"),
         (declared, leave_one_out, "J", "holds"),
         (plain, pass_at_k_advantage, "pass@2", "reported"),
+        (declared, pass_at_k_advantage, "pass@2", "holds"),
     ):
         found = examine(loss, advantage=advantage, average=fixed, group_size=3)
         assert (found.objective, found.verdict) == (objective, verdict)
@@ -404,7 +422,7 @@ def test_a_report_is_text_and_json_and_fails_where_an_objective_is_violated() ->
     for found in (good, bad, report(k1, against="reverse_kl")):
         written = json.loads(json.dumps(found.to_dict(), allow_nan=False))
         assert written["failed"] is found.failed
-        assert written["findings"][0]["sentence"] in found.text()
+        assert written["findings"][0]["sentence"] in " ".join(found.text().split())
         assert len(written["findings"][0]["worlds"]) >= 3
     assert "cosine" in good.text()
     assert "verdict: violated" in bad.text()
@@ -447,6 +465,20 @@ def test_a_loss_may_couple_the_answers_of_its_group() -> None:
     found = expected_gradient(among_themselves, raw, sequence_sum, world, group_size=2, policy=solve_rate_policy(0.3))
     exact = gradient_of(world.expected_reward, solve_rate_policy(0.3))
     assert torch.allclose(found.mean, exact / 2, rtol=0, atol=1e-15)
+
+
+def test_a_loss_without_advantages_is_held_against_an_objective_of_its_own_only() -> None:
+    def bonus(logprobs: Tensor, entropy: Tensor) -> Tensor:
+        return -entropy + 0 * logprobs
+
+    def entropy_of_tokens(world: World, theta: Tensor) -> Tensor:
+        seen = world.probabilities(theta).detach()[:, None] * world.entropy(theta)
+        return seen.sum()
+
+    with pytest.raises(ValueError, match="bonus takes no advantages"):
+        examine(bonus, advantage=raw, average=fixed, objective="J")
+    found = examine(bonus, advantage=None, average=fixed, objective=entropy_of_tokens, group_size=1)
+    assert (found.verdict, found.weight) == ("holds", None)
 
 
 def test_an_empty_report_has_not_failed() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -51,6 +52,11 @@ def cosine(value: float) -> str:
     if math.isnan(value):
         return "-"
     return f"{value:.6f}" if abs(value) > 1 - 1e-9 else f"{math.trunc(value * 1e6) / 1e6:.6f}"
+
+
+def sentence(text: str) -> str:
+    """Prose below a table."""
+    return textwrap.fill(text, 110, initial_indent="  ", subsequent_indent="  ")
 
 
 def number(value: float) -> str:

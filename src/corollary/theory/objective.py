@@ -23,7 +23,7 @@ from corollary.declare import declaration_of, entry
 from corollary.errors import ConfigError
 from corollary.losses.bind import POLICY, Bound
 from corollary.theory.bandit import bandit, solve_rate_policy
-from corollary.theory.columns import columns, cosine, number, plain
+from corollary.theory.columns import columns, cosine, number, plain, sentence
 from corollary.theory.difficulty import GRID, EffectiveWeight, effective_weight, two_arms
 from corollary.theory.expectation import Formula, GroupGradients, blocks, expected_gradient, named, takes, weights_of
 from corollary.theory.penalty import NOISE, Direction, PenaltyFinding, Verdict, compared, examine_penalty, moved
@@ -99,9 +99,8 @@ class Finding:
         elif "fixed" in wrong:
             found.append("Exact for answers of one token, off for longer ones.")
         elif "varying" in wrong:
-            found.append(
-                "Exact where all answers are equally long, off where they are not: answers count by their length."
-            )
+            why = "lengths enter it" if self.length_free else "answers count by their length"
+            found.append(f"Exact where all answers are equally long, off where they are not: {why}.")
         if found and "fixed" in wrong and not self.length_free:
             found.append("The average weighs a token by the lengths of the answers besides.")
         if wrong == {"difficulty"}:
@@ -144,7 +143,7 @@ class Finding:
                 ("w(p)", *(number(self.weight.weight[i]) for i in some)),
                 ("∫ w", *(number(self.weight.objective[i]) for i in some)),
             ]))  # fmt: skip
-        return "\n".join([*parts, f"  {self.sentence}", f"  verdict: {self.verdict}"])
+        return "\n".join([*parts, sentence(self.sentence), f"  verdict: {self.verdict}"])
 
     def to_dict(self) -> dict[str, Any]:
         """For `--json`."""
@@ -186,7 +185,7 @@ def report(
         advantage: likewise.
         average: likewise.
         against: `J`, `reverse_kl`, `forward_kl`, `pass@k` (`pass@4`), `FILE.py:NAME` or a function (world, theta) → scalar;
-            None: what the loss declares; and if it declares nothing, what the advantage does, or J, without a verdict.
+            None: what the advantage declares, else what the loss does, else J; a verdict only where the loss declares one.
         group_size: G, answers of one step.
 
     Raises:
@@ -237,8 +236,13 @@ def examine(
     """
     if not 1 <= group_size <= LARGEST_GROUP:
         raise ValueError(f"groups of 1 to {LARGEST_GROUP} answers can be enumerated, got {group_size}")
-    declared = declaration_of(loss.formula if isinstance(loss, Bound) else loss).objective
-    wanted = objective or declared or (advantage and declaration_of(advantage).objective) or "J"
+    promised = declaration_of(loss.formula if isinstance(loss, Bound) else loss).objective
+    of_advantage = declaration_of(advantage).objective if advantage else None
+    wanted = objective or (of_advantage if of_advantage != "J" else None) or promised or "J"
+    if isinstance(wanted, str) and "kl" not in wanted and not {"advantages", "batch"} & _inputs(loss):
+        raise ValueError(
+            f"{named(loss)} takes no advantages, so it ascends no reward; hold it against a function (world, theta) → scalar"
+        )
     name, ascended, binary = _objective(wanted, advantage, group_size)
     rows = []
     for kind, world in worlds(group_size):
@@ -254,7 +258,7 @@ def examine(
         rows.append(_difficulty_row(loss, advantage, average, ascended, group_size))
         weight = effective_weight(loss, advantage, average, group_size=group_size)
     right = all(row.direction.holds for row in rows)
-    verdict: Verdict = "reported" if objective is None and declared is None else "holds" if right else "violated"
+    verdict: Verdict = "reported" if objective is None and promised is None else "holds" if right else "violated"
     return Finding(
         loss=named(loss), advantage="none" if advantage is None else named(advantage), average=named(average),
         objective=name, group_size=group_size, length_free=_length_free(average, group_size), rows=tuple(rows), weight=weight, verdict=verdict,

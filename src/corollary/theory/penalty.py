@@ -12,7 +12,7 @@ from torch import Tensor
 from corollary.declare import declaration_of
 from corollary.losses.bind import Bound
 from corollary.theory.bandit import bandit
-from corollary.theory.columns import columns, cosine, number, plain
+from corollary.theory.columns import columns, cosine, number, plain, sentence
 from corollary.theory.expectation import Formula, Level, expected_penalty_gradient, named
 from corollary.theory.tree import World, gradient_of, tree
 
@@ -152,7 +152,7 @@ class PenaltyFinding:
             for row in self.rows
         ]  # fmt: skip
         against = f" against {self.objective}" if self.objective else ""
-        return f"{self.penalty}{against}\n{columns(lines)}\n  {self.sentence}\n  verdict: {self.verdict}"
+        return f"{self.penalty}{against}\n{columns(lines)}\n{sentence(self.sentence)}\n  verdict: {self.verdict}"
 
     def to_dict(self) -> dict[str, Any]:
         """For `--json`."""

@@ -10,13 +10,18 @@ from corollary.ops.estimate import (
     beta_cdf,
     clopper_pearson,
     effective_sample_size,
+    empirical_bernstein,
     fraction_interval,
+    hoeffding,
     log_effective_sample_size,
     mcnemar_exact,
     paired_means,
     paired_proportions,
     pass_at_k,
+    pass_at_k_interval,
+    pass_at_k_plug_in,
     pass_hat_k,
+    perplexity,
     tango_interval,
 )
 from corollary.seeding import stream
@@ -44,7 +49,8 @@ def test_pass_at_k_is_unbiased_where_the_plug_in_estimate_is_not():
     chances = [math.comb(n, c) * p**c * (1 - p) ** (n - c) for c in range(n + 1)]
     truth = 1 - (1 - p) ** k
     assert sum(w * pass_at_k(n, c, k) for c, w in enumerate(chances)) == pytest.approx(truth, abs=1e-12)
-    assert abs(sum(w * (1 - (1 - c / n) ** k) for c, w in enumerate(chances)) - truth) > 0.01
+    plug_in = sum(w * pass_at_k_plug_in(n, c, k) for c, w in enumerate(chances))
+    assert plug_in < truth - 0.01
 
 
 def test_pass_hat_k_is_unbiased_and_gives_the_catalogued_value():
@@ -216,3 +222,50 @@ def test_effective_sample_size_refuses_what_are_no_weights(weights):
 def test_log_effective_sample_size_refuses_what_are_no_weights(logs):
     with pytest.raises(ValueError, match=r"need|all weights are 0"):
         log_effective_sample_size(torch.tensor(logs))
+
+
+COVERAGE = [  # the least over all p, exact for n = 50 yes/no trials: the catalogue's figures
+    (lambda n, c: hoeffding([1.0] * c + [0.0] * (n - c)), lambda p: p, 0.9933),
+    (lambda n, c: empirical_bernstein([1.0] * c + [0.0] * (n - c)), lambda p: p, 1.0),
+    (lambda n, c: clopper_pearson(c, n), lambda p: p, 0.9527),
+    (lambda n, c: pass_at_k_interval(n, c, 8), lambda p: 1 - (1 - p) ** 8, 0.9527),
+]
+
+
+@pytest.mark.parametrize(("interval", "truth", "least"), COVERAGE, ids=["hoeffding", "bernstein", "clopper", "pass@8"])
+def test_an_interval_with_a_guarantee_keeps_it_at_every_probability(interval, truth, least):
+    n = 50
+    found = [interval(n, c) for c in range(n + 1)]
+    worst = 1.0
+    for p in np.arange(1, 200) / 200:
+        chances = [math.comb(n, c) * p**c * (1 - p) ** (n - c) for c in range(n + 1)]
+        held = sum(w for w, i in zip(chances, found, strict=True) if i.low - 1e-12 <= truth(p) <= i.high + 1e-12)
+        worst = min(worst, held)
+    assert worst == pytest.approx(least, abs=1e-4)
+
+
+def test_an_interval_holds_its_own_estimate():
+    for n, c, k in [(4, 1, 4), (10, 3, 4), (5, 0, 3), (4, 4, 2)]:
+        found = pass_at_k_interval(n, c, k)
+        assert 0 <= found.low <= found.estimate <= found.high <= 1
+        assert found.estimate == pass_at_k(n, c, k)
+
+
+def test_many_values_that_vary_little_have_a_narrow_bernstein_interval():
+    values = [0.5, 0.51] * 2000
+    narrow, wide = empirical_bernstein(values), hoeffding(values)
+    assert narrow.high - narrow.low < (wide.high - wide.low) / 4
+
+
+@pytest.mark.parametrize("interval", [hoeffding, empirical_bernstein])
+def test_what_lies_outside_the_unit_interval_or_is_missing_is_refused(interval):
+    for values in ([], [0.5, 1.5], [0.5, math.nan]):
+        with pytest.raises(ValueError, match="fractions within"):
+            interval(values)
+    with pytest.raises(ValueError, match="confidence must be < 1"):
+        interval([0.5, 0.5], confidence=1.0)
+
+
+def test_perplexity_of_a_uniform_guess_is_the_number_of_tokens():
+    assert perplexity(math.log(50_000)) == pytest.approx(50_000)
+    assert perplexity(0.0) == 1.0

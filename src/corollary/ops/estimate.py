@@ -47,7 +47,7 @@ class PairedDifference:
     p_value: float  # exact, two-sided, of "a prompt that changed is as likely to gain as to lose"
 
 
-@declares(family="metric")
+@declares(family="metric", estimates="pass@k")
 def pass_at_k(samples: int, correct: int, k: int) -> float:
     """Probability that at least one of k answers is right, estimated without bias from n ≥ k answers.
 
@@ -74,7 +74,7 @@ def pass_at_k(samples: int, correct: int, k: int) -> float:
     return (math.comb(samples, k) - math.comb(samples - correct, k)) / math.comb(samples, k)
 
 
-@declares(family="metric")
+@declares(family="metric", estimates="pass^k")
 def pass_hat_k(samples: int, correct: int, k: int) -> float:
     """Probability that all of k answers are right (pass^k), estimated without bias from n ≥ k answers.
 
@@ -153,7 +153,7 @@ def pass_at_k_interval(samples: int, correct: int, k: int, *, confidence: Confid
     return Interval(estimate, min(low, estimate), max(high, estimate), confidence, "Clopper-Pearson, mapped")
 
 
-@declares(family="metric")
+@declares(family="metric", estimates="interval")
 def clopper_pearson(correct: int, total: int, *, confidence: Confidence = 0.95) -> Interval:
     """Exact interval of a proportion: covers at least `confidence` whatever the truth is.
 

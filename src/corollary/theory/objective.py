@@ -268,7 +268,7 @@ def examine(
 def worlds(group_size: int) -> tuple[tuple[str, World], ...]:
     """(kind, world) of those that all groups of this size can be enumerated in: answers of equal length, of different lengths,
     and of one token with graded rewards."""
-    graded = ("graded", bandit([1.0, 0.35, 0.0]))
+    graded = ("graded", bandit([1.5, -2.0, 0.25]))  # wide enough for a cap on advantages to show
     if group_size <= 2:
         return ("fixed", tree()), ("varying", eos_tree()), graded
     short, ending = tree(vocabulary=2, depth=2), tree(vocabulary=2, depth=3, end=1)

@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field
 from corollary.config import Config, by_name
 from corollary.engines.base import Sampler
 from corollary.ops.advantage import has_signal
-from corollary.types import Completion, Group, Prompt, Rollout, Sampling
+from corollary.types import Completion, Group, Metrics, Prompt, Rollout, Sampling
 
 
 class Score(Protocol):
@@ -115,3 +115,23 @@ def scored(
         ]
         for (prompt, completions), scores in zip(groups, reward.score(groups, step=step), strict=True)
     ]
+
+
+def describe(groups: list[Group], full_mark: float) -> Metrics:
+    """What the rollouts say, before any training."""
+    rollouts_ = [rollout for group in groups for rollout in group]
+    judged = [r.reward for r in rollouts_ if r.reward is not None]
+    lengths = [len(r.completion.token_ids) for r in rollouts_]
+    metrics: Metrics = {
+        "reward": sum(judged) / max(1, len(judged)),
+        "pass_rate": sum(r >= full_mark for r in judged) / max(1, len(judged)),
+        "signal": has_signal(group_rewards(groups)).double().mean().item(),
+        "masked": float(len(rollouts_) - len(judged)),
+        "length": sum(lengths) / len(lengths),
+        "truncated": sum(r.completion.truncated for r in rollouts_) / len(rollouts_),
+        "tokens": float(sum(lengths)),
+    }
+    for name in rollouts_[0].parts:
+        values = [value for r in rollouts_ if (value := r.parts[name]) is not None]
+        metrics[f"reward/{name}"] = sum(values) / max(1, len(values))
+    return metrics

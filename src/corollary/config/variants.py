@@ -74,13 +74,14 @@ def variant(target: Callable[..., Any], name: str = "") -> type[Variant]:
     called = target.__call__ if isinstance(target, type) else target
     positional = [p for p in _parameters(called) if p.kind in (p.POSITIONAL_OR_KEYWORD, p.POSITIONAL_ONLY)]
     inputs = [p for p in positional if p.name != "self"]
+    tag: Any = (Literal[name], name)
     made = create_model(
         name if isinstance(target, type) else _camel(target.__name__),
         __base__=Variant,
         __module__=target.__module__,
         __doc__=inspect.getdoc(target) or "",
-        type=(Literal[name], name),
-        **_fields(target),  # type: ignore[arg-type]
+        type=tag,
+        **_fields(target),
     )
     made.target = staticmethod(target) if not isinstance(target, type) else target
     made.inputs = tuple(p.name for p in inputs)
@@ -263,7 +264,8 @@ class Subclass(Custom):
 
 def one_of_classes(classes: Iterable[type[Config]], base: type[Config]) -> Any:
     """The type of a setting that is one of `classes`, or a subclass of `base` in the user's own file."""
-    return _union(classes, type("Custom", (Subclass,), {"base": base, "inputs": frozenset(), "__annotations__": {}}))
+    named = {"base": base, "inputs": frozenset(), "__annotations__": {}, "__module__": __name__}
+    return _union(classes, type("Custom", (Subclass,), named))
 
 
 def choice(variants: Iterable[type[Config]], inputs: Iterable[str]) -> Any:

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from corollary.config import Variant
-from corollary.ops.reduce import TokenMean, token_weights
-from corollary.types import Completion, Group, PolicyBatch, Prompt, TokenBatch
+from corollary.errors import DataError
+from corollary.ops.reduce import PairMean, TokenMean, token_weights
+from corollary.types import Completion, Group, PolicyBatch, PreferenceBatch, Prompt, TokenBatch
 
 
 def pad(rows: Sequence[Sequence[float]], dtype: torch.dtype) -> Tensor:
@@ -22,6 +23,33 @@ def pad(rows: Sequence[Sequence[float]], dtype: torch.dtype) -> Tensor:
     for row, values in enumerate(rows):
         out[row, : len(values)] = torch.tensor(values, dtype=dtype)
     return out
+
+
+def filled(template: str, prompt: Prompt, key: str) -> str:
+    """An answer made of a prompt's columns.
+
+    Args:
+        template: with columns in braces: "{equation} = {answer}".
+        prompt: whose row it is.
+        key: the setting that holds the template.
+
+    Raises:
+        DataError: a column is missing, or the answer comes out empty.
+
+    >>> filled("{a} = {b}", Prompt(id="p", token_ids=(1,), columns={"a": "1 + 1", "b": 2}), "algorithm.answer")
+    '1 + 1 = 2'
+    """
+    try:
+        text = template.format_map(prompt.columns)
+    except (KeyError, IndexError, ValueError, AttributeError) as error:
+        raise DataError(
+            f"example {prompt.id} cannot fill the answer {template!r}: {error}",
+            where=key,
+            hint=f"its columns are {', '.join(prompt.columns)}",
+        ) from error
+    if not text:
+        raise DataError(f"example {prompt.id} has an empty answer", where=key, hint="drop such rows")
+    return text
 
 
 def token_batch(
@@ -37,6 +65,27 @@ def token_batch(
         targets=padded,
         lengths=lengths,
         weights=token_weights(trained, average),
+    )
+
+
+def preference_batch(
+    prompts: Sequence[Prompt], chosen: Sequence[Sequence[int]], rejected: Sequence[Sequence[int]]
+) -> PreferenceBatch:
+    """Pairs of answers to N prompts as `[2N, T]`: rows 2i and 2i + 1 are the chosen and the rejected answer to prompt i.
+
+    Every token of both is trained, and every pair counts alike.
+    """
+    answers = [answer for pair in zip(chosen, rejected, strict=True) for answer in pair]
+    lengths = torch.tensor([len(a) for a in answers])
+    targets = pad(answers, torch.long)
+    trained = torch.arange(targets.shape[1]) < lengths[:, None]
+    return PreferenceBatch(
+        prompts=tuple(p.token_ids for p in prompts),
+        prompt_of=torch.arange(len(prompts)).repeat_interleave(2),
+        targets=targets,
+        lengths=lengths,
+        weights=token_weights(trained, PairMean()),
+        mean_chosen_length=lengths[0::2].double().mean(),
     )
 
 

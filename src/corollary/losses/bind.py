@@ -11,7 +11,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import torch
 from torch import Tensor
@@ -32,6 +32,7 @@ from corollary.types import (
     ValueBatch,
 )
 
+B = TypeVar("B", bound=TokenBatch)
 Inputs = Mapping[str, Any]
 
 TOKEN = frozenset({"logprobs", "trained", "lengths", "weights", "entropy", "mean_logprobs", "targets", "batch"})
@@ -170,7 +171,7 @@ def where_trained(value: Tensor, trained: Tensor) -> Tensor:
     return value.where(trained.view(*trained.shape, *[1] * (value.dim() - 2)), 0.0)
 
 
-def blind(batch: TokenBatch) -> TokenBatch:
+def blind(batch: B) -> B:
     """The batch with 0 in every float field where nothing is trained."""
     tensors = {f.name: v for f in fields(batch) if isinstance(v := getattr(batch, f.name), Tensor)}
     return replace(batch, **{n: where_trained(v, batch.trained) for n, v in tensors.items() if n != "weights"})
@@ -214,6 +215,22 @@ def called(formula: Variant, inputs: Inputs) -> Any:
     edited = [name for name, version in before.items() if watched[name]._version != version]
     if edited:
         blame("pure", f"edits its input {edited[0]!r} in place", None)
+    return result
+
+
+def values(formula: Variant, inputs: Inputs, *, shape: tuple[int, ...]) -> Tensor:
+    """What a formula that is no loss gives (an advantage, an average, a correction), held to its shape.
+
+    Raises:
+        UserCodeError: it gives something else; the line in the user's file is named.
+    """
+    blame, result = blamer(formula), called(formula, inputs)
+    if not isinstance(result, Tensor):
+        blame("terms", f"returned a {type(result).__name__}, not a tensor of shape {[*shape]}", None)
+    if tuple(result.shape) != shape:
+        blame("terms", f"returned shape {[*result.shape]}, expected {[*shape]}", None)
+    if not result.isfinite().all():
+        blame("finite", "returned a value that is not finite", None)
     return result
 
 

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from pydantic import Field, model_validator
 
+from corollary.algorithms.base import Algorithm
 from corollary.algorithms.grpo import GRPOConfig
+from corollary.algorithms.preference import PreferenceConfig
 from corollary.algorithms.sft import SFTConfig
-from corollary.config import Config
+from corollary.config import Config, one_of_classes
 from corollary.data.datasets import DataConfig
 from corollary.engines.trainer import OptimizerConfig, TrainerConfig
 from corollary.errors import ConfigError
 from corollary.rewards.parts import RewardSpec
 from corollary.run.loggers import LoggerName
+
+if TYPE_CHECKING:
+    AnyAlgorithm = Algorithm
+else:
+    AnyAlgorithm = one_of_classes([GRPOConfig, SFTConfig, PreferenceConfig], Algorithm)
 
 PRESETS = Path(__file__).parents[1] / "configs"
 
@@ -104,7 +111,8 @@ class Recipe(Config):
     model: ModelConfig = ModelConfig()
     data: DataConfig
     """prompts or examples to train on"""
-    algorithm: Annotated[GRPOConfig | SFTConfig, Field(discriminator="type")] = GRPOConfig()
+    algorithm: AnyAlgorithm = GRPOConfig()
+    """one of ours, or your own: path/to/file.py:Name, a subclass of corollary.algorithms.base.Algorithm"""
     rewards: tuple[RewardSpec, ...] = ()
     """what answers earn; for algorithms that sample"""
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -115,19 +123,13 @@ class Recipe(Config):
 
     @model_validator(mode="after")
     def _rewards_where_needed(self) -> Recipe:
-        if isinstance(self.algorithm, GRPOConfig) and not self.rewards:
-            raise ValueError("algorithm: grpo needs at least one entry in rewards")
-        if isinstance(self.algorithm, SFTConfig) and self.rewards:
-            raise ValueError("rewards: algorithm sft uses none; remove them or choose another algorithm")
+        name = self.algorithm.type
+        if self.algorithm.uses_rewards and not self.rewards:
+            raise ValueError(f"algorithm: {name} needs at least one entry in rewards")
+        if self.rewards and not self.algorithm.uses_rewards:
+            raise ValueError(f"rewards: algorithm {name} uses none; remove them or choose another algorithm")
         return self
 
     @property
     def folder(self) -> Path:
         return Path(self.run.folder) / self.run.name
-
-    @property
-    def batch_size(self) -> int:
-        """Prompts or examples of one step."""
-        match self.algorithm:
-            case GRPOConfig(prompts_per_step=size) | SFTConfig(examples_per_step=size):
-                return size

@@ -57,12 +57,22 @@ class Record:
         """Whether a run was begun here."""
         return (self.folder / "config.yaml").exists()
 
-    def begin(self, config: Config, seed: int, data: Mapping[str, DataReport]) -> None:
-        """Write what the run is before it does anything; `data` by its use."""
-        write_text(self.folder / "config.yaml", to_yaml(config))
+    def begin(
+        self, config: Config, seed: int, data: Mapping[str, DataReport], own_files: Mapping[str, str] | None = None
+    ) -> None:
+        """Write what the run is before it does anything.
+
+        Args:
+            config: of the run.
+            seed: of data order and sampling.
+            data: by its use.
+            own_files: the user's own files → sha256.
+        """
         write_text(self.folder / "config.diff.yaml", to_yaml(diff(config)))
-        write_json(self.folder / "environment.json", environment(seed))
+        own = {"own_files": dict(own_files)} if own_files else {}
+        write_json(self.folder / "environment.json", environment(seed) | own)
         write_json(self.folder / "data.json", {use: asdict(report) for use, report in data.items()})
+        write_text(self.folder / "config.yaml", to_yaml(config))  # last: with it, the run has begun
 
     def offsets(self) -> dict[str, int]:
         """Where the journals end; a checkpoint keeps it."""

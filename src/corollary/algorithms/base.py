@@ -1,0 +1,104 @@
+"""What an algorithm is: settings, and a loop that is pulled one step at a time.
+
+    class Mine(Algorithm):
+        prompts_per_step: int = 16
+
+        def steps(self, engines: Engines) -> Iterator[Step]:
+            for prompts in engines.prompts:
+                …
+                yield Step(metrics)
+
+Whoever pulls logs, evaluates, checkpoints and stops; the loop knows nothing of it. Ours and a user's go the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from corollary.config import Config
+from corollary.engines.base import Sampler, Scorer, Trainer
+from corollary.errors import ConfigError
+from corollary.rollout import Reward, Score
+from corollary.types import Completion, Prompt, Step, TokenBatch
+
+
+class Unjudged:
+    """Stands for a reward where the algorithm said that it uses none."""
+
+    full_mark = 1.0
+
+    def score(
+        self, groups: Sequence[tuple[Prompt, Sequence[Completion]]], *, step: int = 0
+    ) -> Sequence[Sequence[Score]]:
+        raise ConfigError("it scores answers, but says that it uses no rewards", hint="set uses_rewards = True in it")
+
+
+class Unreferenced:
+    """Stands for a reference policy where the algorithm said that it needs none."""
+
+    def logprobs(self, batch: TokenBatch) -> Tensor:
+        raise ConfigError(
+            "it compares with a reference policy, but says that it needs none", hint="let its needs_reference be True"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Engines:
+    """What a run lends an algorithm."""
+
+    trainer: Trainer
+    sampler: Sampler
+    prompts: Iterator[list[Prompt]]  # `batch_size` of them per item, shuffled, without end
+    first: int = 0  # number of the first item: above 0 in a resumed run; names the random streams of sampling
+    reward: Reward = field(default_factory=Unjudged)
+    reference: Scorer = field(default_factory=Unreferenced)  # the model that the run started from, frozen
+    encode: Callable[[str], list[int]] = lambda _: []  # an answer's text → its tokens, end-of-sequence last
+    memory: dict[str, Any] = field(default_factory=dict)  # JSON; what is kept here comes back in a resumed run
+
+
+class Algorithm(Config):
+    """Settings of an algorithm; fields called `prompts_per_step` and `max_tokens` are understood as in ours."""
+
+    uses_rewards: ClassVar[bool] = False
+    """whether answers are sampled and judged, so that the recipe must name rewards"""
+
+    type: str
+
+    @property
+    def batch_size(self) -> int:
+        """Prompts or examples of one step."""
+        return int(dict(self)["prompts_per_step"])
+
+    @property
+    def longest_answer(self) -> int:
+        """Tokens that are sampled after a prompt at most."""
+        return int(dict(self).get("max_tokens", 0))
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether a frozen copy of the starting model is kept."""
+        return False
+
+    def lack(self) -> str:
+        """What a subclass has left out; empty where it is whole."""
+        cls = type(self)
+        if cls.steps is Algorithm.steps:
+            return "defines no steps(self, engines)"
+        if cls.batch_size is Algorithm.batch_size and "prompts_per_step" not in cls.model_fields:
+            return "has no field prompts_per_step, so nobody knows how many prompts a step takes"
+        return ""
+
+    def probe(self) -> None:
+        """Try the user's own functions on a little made-up data, before anything expensive.
+
+        Raises:
+            UserCodeError: one breaks the contract.
+        """
+
+    def steps(self, engines: Engines) -> Iterator[Step]:
+        """One optimizer step, or a few on one batch of rollouts, per item."""
+        raise NotImplementedError

@@ -1,0 +1,66 @@
+"""Held-out prompts measured before and after a run, or by themselves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from corollary.data.datasets import load_prompts
+from corollary.engines.sampler import EmbeddedSampler
+from corollary.errors import ConfigError
+from corollary.evaluate import compared, evaluate, summary
+from corollary.models.load import load_model
+from corollary.rewards.arithmetic import judge
+from corollary.run.assembly import Console, Run, embedded_sampler
+from corollary.run.files import write_json
+from corollary.run.memory import keep_large_blocks
+from corollary.run.recipe import EvaluationConfig, Recipe
+from corollary.types import Prompt
+
+
+def measure(run: Run, console: Console, step: int) -> None:
+    """Evaluate the weights as they are, unless it was done before; before training only at its start."""
+    settings = run.recipe.evaluation
+    if settings is None or run.record.evaluation(step) is not None or (step == 0 and run.done > 0):
+        return
+    console.note(f"measuring {len(run.held_out)} held-out prompts after step {step}")
+    rows = held_out_rows(settings, run.sampler, run.held_out)
+    run.record.keep_evaluation(step, rows)
+    before = run.record.evaluation(0)
+    result: dict[str, Any] = {"dataset": settings.data.path, "prompts": len(rows)}
+    if before is not None:
+        result["before"] = summary(before, 0)
+    if step:
+        result["after"] = summary(rows, step)
+        if before is not None:
+            result["difference"] = compared(before, rows)
+    write_json(run.record.folder / "evaluation.json", result)
+
+
+def held_out_rows(settings: EvaluationConfig, sampler: EmbeddedSampler, prompts: list[Prompt]) -> list[dict[str, Any]]:
+    """One judged row per held-out prompt."""
+    return evaluate(
+        sampler,
+        prompts,
+        lambda text, gold: judge(text, gold, settings.judge),
+        gold=settings.answer,
+        samples=settings.samples,
+        temperature=settings.temperature,
+        max_tokens=settings.max_tokens,
+        stop=settings.stop,
+    )
+
+
+def measure_only(recipe: Recipe, console: Console) -> dict[str, Any]:
+    """Measure a recipe's model on its held-out prompts, without a run directory.
+
+    Raises:
+        ConfigError: the recipe has no evaluation.
+    """
+    if recipe.evaluation is None:
+        raise ConfigError("the recipe has no evaluation", where="evaluation", hint="set evaluation.data.path")
+    keep_large_blocks()
+    model = load_model(recipe.model.path, dtype=recipe.model.resolved_dtype())
+    prompts, report = load_prompts(recipe.evaluation.data, model.tokenizer)
+    console.data("evaluation", report)
+    rows = held_out_rows(recipe.evaluation, embedded_sampler(recipe, model), prompts)
+    return {"dataset": recipe.evaluation.data.path, "prompts": len(rows), "before": summary(rows, 0)}

@@ -224,7 +224,7 @@ def opo(rewards: Tensor, lengths: Tensor) -> Tensor:
     return _as(rewards, (a - baseline).where(judged, 0.0))
 
 
-@declares(family="advantage", cross_sample="batch")
+@declares(family="advantage", cross_sample="batch", probes={"weights": ((1.0, 3.0),)})
 def gdpo(part_rewards: Tensor, *, weights: tuple[float, ...] = (), eps: Positive = 1e-6) -> Tensor:
     """Several rewards, each standardised within its group, summed, then divided by one deviation for the whole batch.
 

@@ -19,7 +19,7 @@ LAYERS = [
     {"rollout", "evaluate"},
     {"algorithms"},
     {"run"},
-    {"console", "chat"},
+    {"console", "chat", "catalogue"},
     {"demo"},
     {"cli"},
 ]

@@ -131,6 +131,58 @@ def export(
 
 
 @app.command()
+def losses(
+    name: Annotated[str, typer.Argument(help="one formula, or a family; all when left out")] = "",
+    inputs: Annotated[bool, typer.Option("--inputs", help="list the inputs that each family gives instead")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """List every formula: losses, KL estimators, advantages, corrections, averages, metrics."""
+    from corollary.catalogue import inputs_table, one, rows, table
+
+    if inputs:
+        return _show(inputs_table(), None if json_ else table(("family", "inputs"), inputs_table()))
+    found = rows(name)
+    text = one(found[0]) if len(found) == 1 else table(("family", "name", "parameters", "summary"), found)
+    _show(found, None if json_ else text)
+
+
+@app.command()
+def check(
+    loss: Annotated[str, typer.Argument(help="path/to/file.py:name, or a name of `corollary losses`")] = "",
+    parameters: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME=VALUE]...", help="parameters other than the defaults")
+    ] = None,
+    all_: Annotated[bool, typer.Option("--all", help="every formula of the library")] = False,
+    objective: Annotated[
+        bool, typer.Option("--objective", help="enumerate the expected gradient, and say what the loss really ascends")
+    ] = False,
+    against: Annotated[
+        str, typer.Option(help="with --objective: J, reverse_kl, forward_kl, pass@k, or file.py:function")
+    ] = "",
+    advantage: Annotated[str, typer.Option(help="with --objective")] = "leave_one_out",
+    average: Annotated[str, typer.Option(help="with --objective")] = "constant",
+    group_size: Annotated[int, typer.Option(min=2, help="with --objective: answers per prompt")] = 2,
+    family: Annotated[str, typer.Option(help="where neither a declaration nor the inputs show it")] = "",
+    json_: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """Hold a loss to the contract: every clause measured on generated batches; exit status 1 if one fails."""
+    if bool(loss) == all_:
+        raise typer.BadParameter("give one loss, or --all")
+    from corollary.catalogue import check_all, check_one, examined
+
+    if all_:
+        reports, text = check_all(lambda line: None if json_ else print(line, flush=True))
+        _show([r.to_dict() for r in reports], None if json_ else text)
+        failed = any(r.failed for r in reports)
+    else:
+        settings = {"advantage": advantage, "average": average, "against": against or None, "group_size": group_size}
+        report = examined(loss, **settings) if objective else check_one(loss, parameters or [], family or None)
+        _show(report.to_dict(), None if json_ else report.text())
+        failed = report.failed
+    raise typer.Exit(int(failed))
+
+
+@app.command()
 def models(json_: Annotated[bool, typer.Option("--json", help="print JSON")] = False) -> None:
     """List the models and data sets that need nothing but a package index."""
     from corollary.models.catalogue import entries

@@ -67,8 +67,8 @@ def test_an_observation_inside_an_answer_is_as_if_it_were_not_there(estimate: Es
     got = whole(estimate)
     for b in range(B):
         keep = TRAINED[b]
-        cut = (x[b : b + 1, keep] for x in (REWARDS, VALUES, LOGPROBS, OLD, TRAINED))
-        alone = estimate(*cut, BOOTSTRAP[b : b + 1])
+        r, v, lp, old, m = (x[b : b + 1, keep] for x in (REWARDS, VALUES, LOGPROBS, OLD, TRAINED))
+        alone = estimate(r, v, lp, old, m, BOOTSTRAP[b : b + 1])
         torch.testing.assert_close(got[b : b + 1, keep], alone, rtol=0, atol=1e-14)
         assert (got[b, ~keep] == 0).all()
 

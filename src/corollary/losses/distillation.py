@@ -174,7 +174,7 @@ def jsd_top_k(
     return Terms(_jsd(student, teacher, beta), {})
 
 
-@declares(family="distillation", stop_gradient=True)
+@declares(family="advantage", zero_sum=False)
 def teacher_advantage(teacher_logprobs: Tensor, logprobs: Tensor) -> Tensor:
     """On-policy distillation: how much likelier the teacher finds a token that the student sampled.
 
@@ -191,7 +191,7 @@ def teacher_advantage(teacher_logprobs: Tensor, logprobs: Tensor) -> Tensor:
         `[B, T]` nats, constant in the student.
 
     Source: Thinking Machines 2025, "On-policy distillation"; https://arxiv.org/abs/2601.02780.
-    Theory: docs/losses/distillation.md#teacher_advantage
+    Theory: docs/losses/advantage.md#teacher_advantage
 
     >>> teacher_advantage(torch.tensor([[-1.0]]), torch.tensor([[-3.0]]))
     tensor([[2.]])

@@ -18,7 +18,7 @@ from corollary.theory.contract.table import Clause, only
 
 def whole(subject: Subject) -> bool:
     """Whether it speaks of whole answers."""
-    return "trained" not in subject.needs
+    return "trained" not in subject.needs and bool({"rewards", "part_rewards"} & set(subject.needs))
 
 
 def groups(subject: Subject) -> Iterator[Given]:
@@ -215,7 +215,7 @@ def tokens(subject: Subject) -> Iterator[Given]:
             "lengths": trained.sum(-1),
         }
         given = Given(
-            {n: v for n, v in everything.items() if n in subject.needs},
+            {n: v for n, v in everything.items() if n in subject.needs or n == "trained"},
             f"answers of {', '.join(map(str, lengths))} tokens, seed {seed}",
         )
         if _fits(subject, given):
@@ -231,7 +231,8 @@ def token_shape(subject: Subject, given: Given) -> Measured:
     got = result(subject, given)
     if tuple(got.shape) != tuple(given["trained"].shape):
         return Measured(1.0, f"returned shape {list(got.shape)}, expected {list(given['trained'].shape)}")
-    bad = (~got[given["trained"]].isfinite()).sum() + (got[~given["trained"]] != 0).sum()
+    outside = (got[~given["trained"]] != 0).sum() if "trained" in subject.needs else 0
+    bad = (~got[given["trained"]].isfinite()).sum() + outside
     return Measured(float(bad), "not finite at a trained token, or not 0 at one that is not")
 
 

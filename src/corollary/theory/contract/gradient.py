@@ -164,18 +164,34 @@ def live_parameters(subject: Subject, at: Sample) -> Measured:
 
 
 def _counts(subject: Subject, name: str) -> bool:
-    for other in probes(subject, name):
+    """Whether a parameter moves anything; where it acts only beside another's value, that one is declared as a probe."""
+    others = [(n, p) for n, ps in subject.declaration.probes.items() if n != name for p in ps]
+    bases = [subject, *_with_each(subject, others)]
+    return any(
+        _shifts(base, changed)
+        for base in bases
+        for changed in _with_each(base, [(name, p) for p in probes(base, name)])
+    )
+
+
+def _with_each(subject: Subject, values: list[tuple[str, Any]]) -> Iterator[Subject]:
+    """The formula with one parameter changed, for each value that it accepts."""
+    for name, value in values:
         try:
-            changed = subject.with_parameters(**{name: other})
+            yield subject.with_parameters(**{name: value})
         except ValueError:
             continue
-        for seed in range(4):
-            at = sample(subject, SHAPES[5], seed, spread=1.0 + 2 * seed)
-            a, b = evaluate(subject, at), evaluate(changed, at)
-            if gap(a.terms.loss, b.terms.loss) > 1e-9 or any(
-                gap(a.gradient[n], g) > 1e-9 for n, g in b.gradient.items()
-            ):
-                return True
+
+
+def _shifts(a: Subject, b: Subject) -> bool:
+    """Whether two settings of a formula differ on some sample, near or far from the old policy."""
+    for seed in range(4):
+        at = sample(a, SHAPES[5], seed, spread=1.0 + 2 * seed)
+        one, two = evaluate(a, at), evaluate(b, at)
+        if gap(one.terms.loss, two.terms.loss) > 1e-9 or any(
+            gap(one.gradient[n], g) > 1e-9 for n, g in two.gradient.items()
+        ):
+            return True
     return False
 
 

@@ -5,6 +5,7 @@ It finds what breaks a run. Whether the mathematics is right is the contract's b
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from typing import Any
 
@@ -63,7 +64,9 @@ def probe(formula: Variant, kind: type[TokenBatch]) -> None:
     leaves = {"logprobs": logprobs, "entropy": logprobs.abs(), "mean_logprobs": 2 * logprobs}
     leaves = {name: leaf.clone().requires_grad_() for name, leaf in leaves.items()}
     batch = replace(batch, entropy=leaves["entropy"], mean_logprobs=leaves["mean_logprobs"])
-    first, second = (loss(leaves["logprobs"], batch).loss for _ in range(2))
+    with warnings.catch_warnings():  # what it warns of comes again in the run; here, one line says what is broken
+        warnings.simplefilter("ignore")
+        first, second = (loss(leaves["logprobs"], batch).loss for _ in range(2))
     if not torch.equal(first.where(batch.trained, 0.0), second.where(batch.trained, 0.0)):
         blame("pure", "gives another value when called again: it draws random numbers or keeps a state", None)
     try:

@@ -261,8 +261,8 @@ def _show(data: object, text: str | None = None) -> None:
 def main() -> NoReturn:
     """Run a command; a user's mistake ends in one line and the exit status of its kind, never in a traceback."""
     try:
-        app(standalone_mode=False)
-        sys.exit(0)
+        status = app(standalone_mode=False)
+        sys.exit(status if isinstance(status, int) else 0)
     except CorollaryError as error:
         sys.exit(_failed(error))
     except typer.Abort:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from corollary.declare import bounds as limits
-from corollary.losses.bind import called, inputs_of
+from corollary.losses.bind import called, definition, inputs_of
 from corollary.ops.reduce import weighted_sum
 from corollary.theory.contract.evaluate import (
     Measured,
@@ -71,12 +71,18 @@ def _differs(subject: Subject, at: Sample, got: Outcome, name: str) -> Measured:
     if subject.declaration.stop_gradient:
         return Measured(apart, "the gradient is not even the derivative with what is detached held still")
     if apart <= 1e-6 < off:
-        file, line = recorder.lines[-1] if recorder.lines else ("", 0)
+        file, line = _stopped(subject, recorder.lines)
         return Measured(off, f"the gradient is not the derivative of the value: it is stopped at {file}:{line}; "
                              "if that is meant, declare stop_gradient=True")  # fmt: skip
     return Measured(
         off, "the gradient is not the derivative of the value: a custom backward, or a value computed on another path"
     )
+
+
+def _stopped(subject: Subject, lines: list[tuple[str, int]]) -> tuple[str, int]:
+    """The line that stopped the gradient, in the formula's own file where it is there."""
+    own = definition(subject.formula).rpartition(":")[0]
+    return next((place for place in lines if place[0] == own), lines[0] if lines else ("", 0))
 
 
 def _closed(subject: Subject, at: Sample) -> Measured:

@@ -66,6 +66,7 @@ def scales(subject: Subject, at: Sample) -> Measured:
 def corrective(subject: Subject, at: Sample) -> Measured:
     """Where the policy has moved the wrong way, the gradient pulls it back: no clip may cut that."""
     found = []
+    at = at.change(at.output - 3.5)  # so that the old policy's log-probabilities stay below 0
     for sign, ratio in ((1.0, 0.4), (-1.0, 1.9), (1.0, 0.05)):
         old = at.output - math.log(ratio)
         off = at.change(
@@ -87,6 +88,7 @@ def corrective(subject: Subject, at: Sample) -> Measured:
 def sided(subject: Subject, at: Sample) -> Measured:
     """A bound named low acts below ratio 1 and one named high above it; a parameter named positive or negative on that advantage."""
     found = [Measured(0.0)]
+    at = at.change(at.output - 3.5)  # so that the old policy's log-probabilities stay below 0
     for name, value in subject.formula.parameters.items():
         side = next((words for words in _SIDES if words[0] in name.split("_")), None)
         if side is None or not isinstance(value, int | float) or not name.startswith(_BOUNDS):

@@ -8,8 +8,9 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
+from corollary.config.variants import defined
 from corollary.declare import bounds as limits
-from corollary.losses.bind import called, definition, inputs_of
+from corollary.losses.bind import called, inputs_of
 from corollary.ops.reduce import weighted_sum
 from corollary.theory.contract.evaluate import (
     Measured,
@@ -81,7 +82,7 @@ def _differs(subject: Subject, at: Sample, got: Outcome, name: str) -> Measured:
 
 def _stopped(subject: Subject, lines: list[tuple[str, int]]) -> tuple[str, int]:
     """The line that stopped the gradient, in the formula's own file where it is there."""
-    own = definition(subject.formula).rpartition(":")[0]
+    own, _ = defined(type(subject.formula).target)
     return next((place for place in lines if place[0] == own), lines[0] if lines else ("", 0))
 
 

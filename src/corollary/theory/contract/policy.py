@@ -29,7 +29,7 @@ def first_step(subject: Subject, at: Sample) -> Measured:
     elif abs(ratio + 1) < 1e-6:
         cause = "the sign is turned: the loss lowers what it should raise"
     elif abs(ratio - 1) > 1e-6 and gap(got, ratio * expected) < 1e-9:
-        cause = f"at ratio 1 the gradient is {ratio:.4g} times -A·w: normalised twice, or a factor (temperature?) on one side"
+        cause = f'at ratio 1 the gradient is {ratio:.4g} times -A·w: normalised twice, or a factor (temperature?) on one side; declare on_policy="direction" if tokens are weighed on purpose'
     else:
         cause = 'at ratio 1 the gradient is not -A·w: the ratio is not 1 there (temperature on one side, another reference), tokens are weighed unequally, or a term does not vanish; declare on_policy="direction" if meant'
     return Measured(gap(got[seen], expected[seen], scale=max(1e-3, expected.abs().max().item())), cause, same)

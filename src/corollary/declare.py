@@ -189,7 +189,7 @@ def declares(**exceptions: Any) -> Callable[[F], F]:
     def declare(target: F) -> F:
         made = target if isinstance(target, type) else _within_range(target)
         _DECLARED[made] = declaration
-        return made
+        return made  # type: ignore[return-value]
 
     return declare
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -142,7 +142,7 @@ def on_policy(subject: Subject, sample: Sample) -> Sample:
     return sample.change(**same)
 
 
-Check = Callable[[Subject, Sample], Measured]
+Check = Callable[[Subject, Any], Measured]
 
 
 def doubled(sample: Sample) -> Sample:

@@ -28,6 +28,7 @@ from corollary.theory.contract.frozen import Recorder, differences
 from corollary.theory.contract.samples import SHAPES, Sample, fields_of, sample
 from corollary.theory.contract.subject import LOSSES, Subject
 from corollary.theory.contract.table import Clause, few, only
+from corollary.types import Terms
 
 _MOST = 40  # entries compared with finite differences, of one sample
 
@@ -153,7 +154,7 @@ def _raw(subject: Subject, inputs: dict[str, Any]) -> list[Tensor]:
     floats = {n: v for n, v in inputs.items() if isinstance(v, Tensor) and v.is_floating_point() and n in subject.needs}
     free = {n: v.detach().clone().requires_grad_() for n, v in floats.items()}
     result = called(subject.formula, inputs | free)
-    loss = result.loss if isinstance(result, tuple) else result
+    loss = result.loss if isinstance(result, Terms) else result
     found = torch.autograd.grad(loss.sum(), list(free.values()), allow_unused=True) if loss.requires_grad else ()
     return [loss.detach(), *(g.detach() for g in found if g is not None)]
 

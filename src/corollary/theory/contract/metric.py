@@ -13,6 +13,7 @@ from corollary.theory.contract.evaluate import Measured, gap, worst
 from corollary.theory.contract.given import Given, same
 from corollary.theory.contract.subject import Subject
 from corollary.theory.contract.table import Clause, only
+from corollary.types import Terms
 
 POLICY = (0.5, 0.3, 0.2)
 OTHER = (0.2, 0.5, 0.3)
@@ -75,7 +76,7 @@ def expected(subject: Subject, given: Given) -> Measured:
     }
     inputs |= {name: other.log()[:, None] for name in _OTHERS}
     got = subject.formula(**inputs)
-    if isinstance(got, tuple):
+    if isinstance(got, Terms):
         got = got.loss
     if tuple(got.shape) != (len(policy), 1):
         return Measured(1.0, f"returned shape {list(got.shape)} for {len(policy)} answers of one token")
@@ -127,20 +128,20 @@ def repeats(subject: Subject, given: Given) -> Measured:
     }
     inputs |= {name: given["other"].log()[:, None] for name in _OTHERS}
     first, second = subject.formula(**inputs), subject.formula(**inputs)
-    if isinstance(first, tuple):
+    if isinstance(first, Terms):
         first, second = first.loss, second.loss
     return Measured(float(not same(first, second)), "two calls differ")
 
 
 CLAUSES = (
-    Clause(name="expectation", row="32", bound=1e-12, check=expected, families=("metric",), samples=worlds,  # type: ignore[arg-type]
+    Clause(name="expectation", row="32", bound=1e-12, check=expected, families=("metric",), samples=worlds,
            skip=only(_of_tokens, "not declared what it estimates from log-probabilities (estimates=…)"),
            means="its mean is the quantity it is named for", cause="an estimator of something else",
            catches="NeMo RL js_divergence_error, policy_kl_error; LlamaFactory #10830, trl #1161"),
-    Clause(name="unbiased", row="32", bound=1e-12, check=unbiased, families=("metric",), samples=lambda s: [None],  # type: ignore[list-item]
+    Clause(name="unbiased", row="32", bound=1e-12, check=unbiased, families=("metric",), samples=lambda s: [None],
            skip=only(_counts, "no count of right answers"), means="its mean over samples is the truth", cause="a plug-in estimate"),
-    Clause(name="coverage", row="32", bound=1e-9, check=covers, families=("metric",), samples=lambda s: [None],  # type: ignore[list-item]
+    Clause(name="coverage", row="32", bound=1e-9, check=covers, families=("metric",), samples=lambda s: [None],
            skip=only(_covers, "no interval from counts"), means="holds the truth as often as it says", cause="a normal approximation"),
-    Clause(name="pure", row="21", bound=0, check=repeats, families=("metric",), samples=worlds,  # type: ignore[arg-type]
+    Clause(name="pure", row="21", bound=0, check=repeats, families=("metric",), samples=worlds,
            means="the same input gives the same number", cause="hidden state"),
 )  # fmt: skip

@@ -88,7 +88,7 @@ def on_the_model(subject: Subject, at: Sample) -> Measured:
     expected = _flat(torch.autograd.grad(value, list(model.parameters()), allow_unused=True))
     found = []
     for layout, budget, chunk in (*product(("shared_prefix", "packed"), (9, 500), (2, 512)), ("padded", 40, 3)):
-        config = TrainerConfig(layout=layout, tokens_per_microbatch=budget, head_chunk=chunk)  # type: ignore[arg-type]
+        config = TrainerConfig.model_validate({"layout": layout, "tokens_per_microbatch": budget, "head_chunk": chunk})
         got, gradient = _trained(subject, batch, config)
         how = f"in layout {layout}, {budget} tokens per microbatch, {chunk} rows per chunk of the head"
         found.append(

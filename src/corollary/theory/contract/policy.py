@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from corollary.theory.contract.evaluate import Measured, evaluate, gap, loss_of,
 from corollary.theory.contract.samples import Sample, samples
 from corollary.theory.contract.subject import Subject
 from corollary.theory.contract.table import Clause, few, only
+from corollary.types import PolicyBatch
 
 
 def first_step(subject: Subject, at: Sample) -> Measured:
@@ -176,13 +178,12 @@ def expected(subject: Subject, at: Sample, policy: Tensor, reference: Tensor) ->
     logits = policy.log().requires_grad_()
     logprobs = logits.log_softmax(-1)[:, None]  # every token once: [V, 1]
     n = len(policy)
-    batch = at.take([0]).batch
-    fields = {
+    fields: dict[str, Any] = {
         "old_logprobs": policy.log()[:, None],
         "ref_logprobs": reference.log()[:, None],
         "sampler_logprobs": policy.log()[:, None],
     }
-    made = type(batch)(
+    made = PolicyBatch(
         prompts=((1,),) * n, prompt_of=torch.arange(n), targets=torch.arange(n)[:, None], lengths=torch.ones(n).long(),
         weights=policy[:, None].clone(), advantages=torch.zeros(n, 1, dtype=torch.double), **fields,
     )  # fmt: skip

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from corollary.theory.contract.evaluate import Measured, evaluate, gap, loss_of, worst
-from corollary.theory.contract.samples import Sample
+from corollary.theory.contract.samples import Sample, fields_of
 from corollary.theory.contract.subject import Subject
 from corollary.theory.contract.table import Clause, few, only
 
@@ -78,12 +78,11 @@ def unimodal(subject: Subject, at: Sample) -> Measured:
 
 def shift(subject: Subject, at: Sample) -> Measured:
     """π and ref of one answer moved together change nothing; a plain NLL of the chosen answer may stand beside it."""
-    base = loss_of(subject, at)[0::2, 0]
+    base, ref = loss_of(subject, at)[0::2, 0], fields_of(at.batch)["ref_logprobs"]
     found = [Measured(0.0)]
     for side, mask in zip(("chosen", "rejected"), rows(at), strict=True):
         moved = [
-            loss_of(subject, at.change(at.output - d * mask, ref_logprobs=at.batch.ref_logprobs - d * mask))[0::2, 0]
-            - base  # type: ignore[attr-defined]
+            loss_of(subject, at.change(at.output - d * mask, ref_logprobs=ref - d * mask))[0::2, 0] - base
             for d in (0.3, 0.6)
         ]
         linear = gap(moved[1], 2 * moved[0]) < 1e-9 and bool((moved[0] >= -1e-12).all())
@@ -111,7 +110,6 @@ def at_reference(subject: Subject, at: Sample) -> Measured:
 
 def lengths(subject: Subject, at: Sample) -> Measured:
     """Every token said twice changes nothing."""
-    from corollary.theory.contract.samples import fields_of
 
     def twice(value: Tensor) -> Tensor:
         return value.repeat_interleave(2, dim=1) if value.dim() > 1 else value

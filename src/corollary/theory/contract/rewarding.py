@@ -98,7 +98,7 @@ def told_apart(subject: Subject, given: Given) -> Measured:
 def _clause(name: str, row: str, check: Any, means: str, **more: Any) -> Clause:
     return Clause(
         name=name, row=row, bound=0, check=check, means=means, cause=means, families=("reward",), samples=texts, **more
-    )  # type: ignore[arg-type]
+    )
 
 
 CLAUSES = (

@@ -92,7 +92,7 @@ def sample(subject: Subject, lengths: Sequence[int], seed: int, *, spread: float
     shape = tuple(base["targets"].shape)
     logprobs = -3 * draw.uniform(*shape) - 0.05
     near = logprobs + 0.2 * spread * draw.normal(*shape)
-    extra = {}
+    extra: dict[str, Any] = {}
     if subject.takes("entropy"):
         extra["entropy"] = 0.2 + draw.uniform(*shape)
     if subject.takes("mean_logprobs"):
@@ -109,7 +109,10 @@ def sample(subject: Subject, lengths: Sequence[int], seed: int, *, spread: float
         case "unpaired":
             base["weights"] = token_weights(base["weights"] != 0, SequenceMean())
             labels = torch.arange(shape[0]) % 2 == 0
-            step = {"baseline": torch.tensor(0.2, dtype=torch.double), "shift": torch.tensor(0.05, dtype=torch.double)}
+            step: dict[str, Any] = {
+                "baseline": torch.tensor(0.2, dtype=torch.double),
+                "shift": torch.tensor(0.05, dtype=torch.double),
+            }
             return Sample(logprobs, UnpairedBatch(**base, **extra, desirable=labels, ref_logprobs=near, **step), note)
         case "value":
             old = draw.normal(*shape)

@@ -13,6 +13,7 @@ from corollary.theory.contract.evaluate import Measured, evaluate, gap, leaves, 
 from corollary.theory.contract.samples import Sample, fields_of
 from corollary.theory.contract.subject import LOSSES, Subject
 from corollary.theory.contract.table import Clause, few
+from corollary.types import Terms
 
 
 def terms(subject: Subject, sample: Sample) -> Measured:
@@ -40,8 +41,8 @@ def metrics(subject: Subject, sample: Sample) -> Measured:
     free = {name: value.detach().clone().requires_grad_() for name, value in leaves(subject, sample).items()}
     moved = with_leaves(sample, free)
     got = subject.formula(**inputs_of(moved.output, moved.batch))
-    found = got.metrics if isinstance(got, tuple) else {}
-    loss = got.loss if isinstance(got, tuple) else got
+    found = got.metrics if isinstance(got, Terms) else {}
+    loss = got.loss if isinstance(got, Terms) else got
     for name, value in found.items():
         if value.shape != loss.shape:
             return Measured(1.0, f"metric {name!r} has shape {list(value.shape)}, the terms have {list(loss.shape)}")

@@ -93,7 +93,8 @@ def subject_of(target: Any, *, family: str | None = None, **parameters: Any) -> 
 def _filled(cls: type[Variant], parameters: dict[str, Any]) -> Variant:
     """The variant, with a number for each parameter that has no default."""
     wanted = {n: f for n, f in cls.model_fields.items() if f.is_required() and n not in parameters}
-    return cls(**parameters, **{n: 8 if "int" in str(f.annotation) else 0.5 for n, f in wanted.items()})
+    found: dict[str, Any] = parameters | {n: 8 if "int" in str(f.annotation) else 0.5 for n, f in wanted.items()}
+    return cls(**found)
 
 
 def _named(name: str) -> Any:

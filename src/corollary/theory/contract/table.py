@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from corollary.theory.contract.evaluate import Check
-from corollary.theory.contract.samples import Sample, samples
+from corollary.theory.contract.samples import samples
 from corollary.theory.contract.subject import LOSSES, Subject
 
 
@@ -22,11 +23,11 @@ class Clause:
     check: Check
     families: tuple[str, ...] = LOSSES
     skip: Callable[[Subject], str] = lambda subject: ""  # why it does not apply; "" where it does
-    samples: Callable[[Subject], Iterable[Sample]] = samples
+    samples: Callable[[Subject], Iterable[Any]] = samples  # what it is measured on, small first
     catches: str = ""  # public bugs
 
 
-def few(most: int) -> Callable[[Subject], Iterator[Sample]]:
+def few(most: int) -> Callable[[Subject], Iterator[Any]]:
     """The smallest samples only."""
     return lambda subject: samples(subject, most=most)
 

@@ -189,7 +189,7 @@ def _average(name: str, row: str, bound: float, check: Any, means: str, **more: 
         cause=means,
         samples=masks,
         **more,
-    )  # type: ignore[arg-type]
+    )
 
 
 def _correction(name: str, row: str, bound: float, check: Any, means: str, **more: Any) -> Clause:
@@ -203,7 +203,7 @@ def _correction(name: str, row: str, bound: float, check: Any, means: str, **mor
         cause=means,
         samples=pairs,
         **more,
-    )  # type: ignore[arg-type]
+    )
 
 
 CLAUSES = (
@@ -219,6 +219,6 @@ CLAUSES = (
     _correction("mask", "3", 1e-12, blind, "what is behind the mask, padding and other answers do not count"),
     _correction("constant", "15", 0, constant, "constant in the policy"),
     _correction("pure", "21", 0, pure, "inputs stay, twice the same bits"),
-    Clause(name="parameters", row="23", bound=0, check=counts, families=("average", "correction"), samples=lambda s: [None],  # type: ignore[list-item]
+    Clause(name="parameters", row="23", bound=0, check=counts, families=("average", "correction"), samples=lambda s: [None],
            means="every input and parameter counts", cause="an option that changes nothing"),
 )  # fmt: skip

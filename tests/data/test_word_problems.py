@@ -10,7 +10,17 @@ import pytest
 
 from corollary.data import word_problems as wp
 from corollary.data.near_duplicates import SIMILAR, _grams, names, skeleton
-from corollary.data.word_problems import Problem, fewest_operations, joined, number, sound, tidy, to_jsonl, value_of
+from corollary.data.word_problems import (
+    Problem,
+    fewest_operations,
+    joined,
+    number,
+    pairs,
+    sound,
+    tidy,
+    to_jsonl,
+    value_of,
+)
 from models.small import fetched
 
 SVAMP = {
@@ -181,3 +191,25 @@ def test_small_problems_lie_on_the_side_that_they_came_from_and_worked_ones_in_t
     assert ids["small-problems/test"] < ids["word-problems/test"]
     for row in map(json.loads, fetched("small-problems/worked").read_text().splitlines()):
         assert value_of(row["equation"]) == Fraction(row["answer"])
+
+
+def test_a_pair_is_the_right_equation_and_another_operation_rightly_worked_out() -> None:
+    made = list(pairs([problem("?", "9", equation="15 - 6", id=f"p{i}") for i in range(20)]))
+    assert {pair.chosen for pair in made} == {"15 - 6 = 9"}
+    assert {pair.rejected for pair in made} == {"15 + 6 = 21", "15 * 6 = 90"}
+    assert made == list(pairs([problem("?", "9", equation="15 - 6", id=f"p{i}") for i in range(20)]))
+
+
+@pytest.mark.parametrize(
+    ("equation", "answer", "rejected"),
+    [("4 / 2", "2", {"4 + 2 = 6", "4 * 2 = 8"}), ("2 + 2", "4", {"2 - 2 = 0", "2 / 2 = 1"}), ("0 + 0", "0", set())],
+)
+def test_a_rejected_answer_is_never_right_nor_negative_nor_broken(
+    equation: str, answer: str, rejected: set[str]
+) -> None:
+    made = pairs([problem("?", answer, equation=equation, id=f"p{i}") for i in range(20)])
+    assert {pair.rejected for pair in made} == rejected
+
+
+def test_problems_without_a_plain_equation_make_no_pair() -> None:
+    assert not list(pairs([problem("?"), problem("?", "14", equation="2 * (3 + 4)")]))

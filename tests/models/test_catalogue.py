@@ -11,7 +11,7 @@ from corollary.models.catalogue import Entry, entries, entry, fetch, is_entry, n
 from models.small import fetched
 
 ROWS = {
-    "small-problems/train": 547, "small-problems/test": 217, "small-problems/worked": 538, "word-problems/train": 1998, "word-problems/test": 628, "svamp": 1000, "mawps": 2065, "mawps/singleop": 562,
+    "small-problems/train": 547, "small-problems/test": 217, "small-problems/worked": 538, "small-problems/pairs": 538, "word-problems/train": 1998, "word-problems/test": 628, "svamp": 1000, "mawps": 2065, "mawps/singleop": 562,
     "mawps/multiarith": 600, "mawps/addsub": 395, "mawps/singleeq": 508, "asdiv": 2084, "gsm8k/train": 7473, "gsm8k/test": 1319,
 }  # fmt: skip
 
@@ -53,7 +53,8 @@ def test_each_data_set_has_its_rows_in_one_shape(name: str) -> None:
     assert f"{ROWS[name]:,}" in entry(name).description or name.startswith("small-problems")
     assert len({r["id"] for r in rows}) == len(rows)
     for r in rows:
-        assert list(r) == ["id", "question", "answer", "type", "operations", "equation", "solution", "source"]
+        pair = ["chosen", "rejected"] if name.endswith("pairs") else []
+        assert list(r) == ["id", "question", "answer", "type", "operations", "equation", "solution", "source", *pair]
         assert r["question"] == r["question"].strip() != ""
         assert float(r["answer"]) == float(r["answer"])
         assert not any(c in r["answer"] for c in ", eE+")

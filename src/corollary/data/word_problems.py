@@ -16,6 +16,7 @@ https://arxiv.org/abs/2110.14168.
 from __future__ import annotations
 
 import ast
+import hashlib
 import json
 import operator
 import re
@@ -272,6 +273,38 @@ def _only_equation(numbers: Sequence[Fraction], answer: Fraction) -> str:
         if value == answer and (i < j or sign in "-/")
     }
     return found.pop() if len(found) == 1 else ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair(Problem):
+    """A problem with a right and a wrong answer."""
+
+    chosen: str  # "15 - 6 = 9"
+    rejected: str  # "15 + 6 = 21"
+
+
+def pairs(problems: Iterable[Problem]) -> Iterator[Pair]:
+    """Small problems with their equation as the chosen answer, and another operation on its numbers as the rejected one.
+
+    The rejected one is worked out rightly, to a whole number that is not the answer; which operation it is, where there are
+    several, a hash of the problem's id decides.
+
+    >>> problem = Problem(id="p", question="?", answer="9", type="subtraction", operations=1, equation="15 - 6", source="s")
+    >>> [(pair.chosen, pair.rejected) for pair in pairs([problem])]
+    [('15 - 6 = 9', '15 + 6 = 21')]
+    """
+    for problem in problems:
+        operation = re.fullmatch(r"(\d+) ([-+*/]) (\d+)", problem.equation)
+        if not operation:
+            continue
+        a, sign, b = operation.groups()
+        wrong = [f"{a} {other} {b}" for other in "+-*/" if other != sign and not (other == "/" and b == "0")]
+        values = {equation: value_of(equation) for equation in wrong}
+        fit = [e for e, v in values.items() if v.denominator == 1 and v >= 0 and v != Fraction(problem.answer)]
+        if fit:
+            rejected = fit[hashlib.sha256(problem.id.encode()).digest()[0] % len(fit)]
+            chosen = f"{problem.equation} = {problem.answer}"
+            yield Pair(**asdict(problem), chosen=chosen, rejected=f"{rejected} = {values[rejected]}")
 
 
 def rows_of(path: Path) -> list[Row]:

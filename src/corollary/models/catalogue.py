@@ -153,6 +153,7 @@ _ENTRIES = {
         _word_problems("small-problems/train", "of word-problems/train, one operation on whole numbers up to 50"),
         _word_problems("small-problems/test", "the same of word-problems/test"),
         _word_problems("small-problems/worked", "those of small-problems/train whose equation is certain"),
+        _word_problems("small-problems/pairs", "the same as pairs: the right equation against a wrong one"),
         _data(
             "svamp", (_SVAMP,), "MIT", _MIT_SVAMP, _SVAMP_URL, "1,000 varied one- and two-step problems, as published"
         ),
@@ -316,6 +317,8 @@ def _converted(wanted: Entry, folder: Path) -> bytes:
             problems = word_problems.small(_both(rows, "test" if part == "test" else "train"))
             if part == "worked":
                 problems = (problem for problem in problems if problem.equation)
+            elif part == "pairs":
+                problems = word_problems.pairs(problems)
         case _:
             problems = _both(rows, part)
     return word_problems.to_jsonl(problems)

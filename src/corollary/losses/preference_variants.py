@@ -359,7 +359,14 @@ def f_dpo(
     return Terms(-F.logsigmoid(won - lost), reward_metrics(won, lost))
 
 
-@declares(family="preference", prefers=False, unimodal=False, bounds=_LOSS, value_at_reference=0.5 * (_LOG2 + 1), monotone=False)
+@declares(
+    family="preference",
+    prefers=False,
+    unimodal=False,
+    bounds=_LOSS,
+    value_at_reference=0.5 * (_LOG2 + 1),
+    monotone=False,
+)
 def discopop(
     chosen: Tensor,
     rejected: Tensor,

@@ -18,7 +18,7 @@ from corollary.errors import printable
 from corollary.run.files import read_json
 from corollary.types import Metrics
 
-_COLUMNS = (("reward", "reward"), ("pass_rate", "pass rate"), ("loss", "loss"), ("kl", "KL"), ("entropy", "entropy"),
+_COLUMNS = (("reward", "reward"), ("pass_rate", "pass rate"), ("loss", "loss"), ("accuracy", "accuracy"), ("margin", "margin"), ("kl", "KL"), ("entropy", "entropy"),
             ("signal", "signal"), ("length", "length"))  # fmt: skip
 _SHOWN = 12  # steps in the live table
 

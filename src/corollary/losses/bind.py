@@ -11,6 +11,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any, NoReturn, TypeVar
 
 import torch
@@ -186,6 +187,8 @@ def bind(formula: Callable[..., Any]) -> Loss:
     """
     if isinstance(formula, Variant):
         return Bound(formula)
+    if isinstance(formula, partial):
+        return Bound(variant(formula.func)(**formula.keywords))
     if isinstance(formula, type) or inspect.isroutine(formula):
         return Bound(variant(formula)())  # type: ignore[call-arg]
     if isinstance(formula, Loss):

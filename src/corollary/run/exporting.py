@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from corollary.config import load
+from corollary.custom import is_reference
 from corollary.engines.trainer import EmbeddedTrainer
 from corollary.errors import DataError, ResumeError
 from corollary.models.export import Card, DataUse, Metric, export
@@ -45,12 +46,21 @@ def card(run: Path, recipe: Recipe, model: LoadedModel, step: int) -> Card:
         title=run.name,
         base_model=recipe.model.path,
         licence=model.licence,
-        method=f"{recipe.algorithm.type.upper()}, {step} steps",
+        method=f"{_name(recipe.algorithm.type)}, {step} steps",
         data=uses,
         config_diff=(run / "config.diff.yaml").read_text(encoding="utf-8"),
         metrics=_metrics(evaluation),
         versions=read_json(run / "environment.json")["packages"],
     )
+
+
+def _name(algorithm: str) -> str:
+    """What a card calls an algorithm.
+
+    >>> _name("grpo"), _name("my_algorithm.py:TanhPG")
+    ('GRPO', 'TanhPG')
+    """
+    return algorithm.rpartition(":")[2] if is_reference(algorithm) else algorithm.upper()
 
 
 def _metrics(evaluation: dict[str, Any]) -> list[Metric]:

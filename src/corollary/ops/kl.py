@@ -145,7 +145,7 @@ def k3_reverse(logprobs: Tensor, ref_logprobs: Tensor, old_logprobs: Tensor) -> 
     return _log_ratio(ref_logprobs, old_logprobs).expm1() - step.expm1() + step.exp() * x
 
 
-@declares(family="metric")
+@declares(family="metric", estimates="reverse_kl")
 def kl_exact(logits: Tensor, ref_logits: Tensor) -> Tensor:
     """KL(π‖ref) of each position over the whole vocabulary: no sampling error, and its own gradient.
 
@@ -169,7 +169,7 @@ def kl_exact(logits: Tensor, ref_logits: Tensor) -> Tensor:
     return (p * (logprobs - ref).where(p > 0, 0.0)).sum(-1)
 
 
-@declares(family="metric")
+@declares(family="metric", estimates="entropy")
 def entropy_exact(logits: Tensor) -> Tensor:
     """Entropy of each position over the whole vocabulary, with its gradient.
 

@@ -12,6 +12,7 @@ In a test of your own, one line: `assert_contract(my_loss)`.
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from corollary.theory.contract import (
     invariance,
     metric,
     model,
+    named,
     policy,
     preference,
     regression,
@@ -31,6 +33,7 @@ from corollary.theory.contract import (
     weighing,
 )
 from corollary.theory.contract.evaluate import fault_of
+from corollary.theory.contract.gradient import switches
 from corollary.theory.contract.report import Finding, Report
 from corollary.theory.contract.samples import Sample, shown
 from corollary.theory.contract.subject import LOSSES, Subject, subject_of, unknown_inputs
@@ -39,7 +42,7 @@ from corollary.theory.contract.table import Clause
 __all__ = ["CLAUSES", "Finding", "Report", "assert_contract", "check"]
 
 CLAUSES: tuple[Clause, ...] = (
-    *shape.CLAUSES, *invariance.CLAUSES, *gradient.CLAUSES, *policy.CLAUSES, *preference.CLAUSES, *regression.CLAUSES,
+    *shape.CLAUSES, *invariance.CLAUSES, *gradient.CLAUSES, *named.CLAUSES, *policy.CLAUSES, *preference.CLAUSES, *regression.CLAUSES,
     *advantage.CLAUSES, *weighing.CLAUSES, *metric.CLAUSES, *rewarding.CLAUSES, *model.CLAUSES,
 )  # fmt: skip
 
@@ -75,6 +78,10 @@ def assert_contract(target: Any, **settings: Any) -> None:
     assert not report.failed, "\n" + report.text()
 
 
+_AT_DEFAULTS = ("model", "parameters", "inputs", "length")  # slow, or declared of the default parameters
+_REFUSED = "raised ValueError"  # an option may refuse inputs that others take
+
+
 def _findings(subject: Subject, *, model: bool) -> list[Finding]:
     if unknown := unknown_inputs(subject):
         known = "family `" + subject.family + "` does not give"
@@ -94,7 +101,19 @@ def _findings(subject: Subject, *, model: bool) -> list[Finding]:
     for clause in clauses:
         found.append(_measure(subject, clause))
         if clause.name in ("terms", "gradient") and found[-1].status == "fails" and subject.family in LOSSES:
-            break  # what gives no terms or no gradient cannot be measured any further
+            return found  # what gives no terms or no gradient cannot be measured any further
+    return [*found, *_elsewhere(subject, [c for c in clauses if c.name not in _AT_DEFAULTS])]
+
+
+def _elsewhere(subject: Subject, clauses: list[Clause]) -> list[Finding]:
+    """What fails with another option of the formula's, or with a term switched on that is off by default."""
+    found = []
+    for name, other in switches(subject):
+        changed = subject.with_parameters(**{name: other})
+        failing = [
+            f for c in clauses if (f := _measure(changed, c)).status == "fails" and not f.cause.startswith(_REFUSED)
+        ]
+        found += [replace(f, cause=f"with {name}={other}: {f.cause}") for f in failing]
     return found
 
 

@@ -219,6 +219,20 @@ def probes(subject: Subject, name: str) -> Iterator[Any]:
         yield from (low + 0.5, low + 0.05, low + 1.0, 2.0)
 
 
+def switches(subject: Subject) -> Iterator[tuple[str, Any]]:
+    """(parameter, value) of each other option, and of each term whose weight is 0 by default."""
+    for name, value in subject.formula.parameters.items():
+        others = probes(subject, name)
+        if isinstance(value, str | bool):
+            found = list(dict.fromkeys(others))
+        elif value == 0 and isinstance(value, float):
+            found = [p for p in others if p is not None and p != value][:3]
+        else:
+            continue
+        valid = [p for p in found if [*_with_each(subject, [(name, p)])]]
+        yield from ((name, p) for p in (valid if isinstance(value, str | bool) else valid[:1]))
+
+
 def precise(subject: Subject, at: Sample) -> Measured:
     """float32 and bfloat16 inputs give what float64 gives on the same rounded numbers."""
     found = []

@@ -43,6 +43,27 @@ def _of_tokens(subject: Subject) -> bool:
     return "logprobs" in subject.needs and subject.declaration.estimates is not None
 
 
+def _of_logits(subject: Subject) -> bool:
+    return "logits" in subject.needs and subject.declaration.estimates is not None
+
+
+def exact(subject: Subject, given: Given) -> Measured:
+    """From the logits of policy and other it is the quantity itself, for every row on its own."""
+    policy, other = given["policy"], given["other"]
+    both = {
+        "logits": torch.stack([policy.log(), other.log() + 2.0]),
+        "ref_logits": torch.stack([other.log() - 1.0, policy.log()]),
+    }
+    got = subject.formula(**both)
+    if tuple(got.shape) != (2,):
+        return Measured(1.0, f"returned shape {list(got.shape)} for 2 rows of logits")
+    named = subject.declaration.estimates
+    truth = QUANTITIES[named] if isinstance(named, str) else named
+    assert truth is not None
+    wanted = torch.stack([truth(policy, other), truth(other, policy)])
+    return Measured(gap(got.detach(), wanted), f"it is {got.tolist()}, and the quantity {wanted.tolist()}")
+
+
 def _counts(subject: Subject) -> bool:
     return {"samples", "correct", "k"} <= set(subject.needs) and subject.declaration.estimates in ("pass@k", "pass^k")
 
@@ -138,6 +159,9 @@ CLAUSES = (
            skip=only(_of_tokens, "not declared what it estimates from log-probabilities (estimates=…)"),
            means="its mean is the quantity it is named for", cause="an estimator of something else",
            catches="NeMo RL js_divergence_error, policy_kl_error; LlamaFactory #10830, trl #1161"),
+    Clause(name="exact", row="32", bound=1e-12, check=exact, families=("metric",), samples=worlds,
+           skip=only(_of_logits, "not declared what it is of logits (estimates=…)"), means="it is the quantity it is named for",
+           cause="another quantity"),
     Clause(name="unbiased", row="32", bound=1e-12, check=unbiased, families=("metric",), samples=lambda s: [None],
            skip=only(_counts, "no count of right answers"), means="its mean over samples is the truth", cause="a plug-in estimate"),
     Clause(name="coverage", row="32", bound=1e-9, check=covers, families=("metric",), samples=lambda s: [None],

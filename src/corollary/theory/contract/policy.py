@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from corollary.ops.reduce import weighted_sum
 from corollary.theory.contract.evaluate import Measured, evaluate, gap, loss_of, on_policy, terms_of, worst
 from corollary.theory.contract.samples import Sample, samples
 from corollary.theory.contract.subject import Subject
@@ -93,7 +93,7 @@ def sided(subject: Subject, at: Sample) -> Measured:
     at = at.change(at.output - 3.5)  # so that the old policy's log-probabilities stay below 0
     for name, value in subject.formula.parameters.items():
         side = next((words for words in _SIDES if words[0] in name.split("_")), None)
-        if side is None or not isinstance(value, int | float) or not name.startswith(_BOUNDS):
+        if side is None or not isinstance(value, int | float) or not (side[2] or name.startswith(_BOUNDS)):
             continue
         _, ratio, sign = side
         old = at.output - math.log(ratio)
@@ -119,8 +119,15 @@ def sided(subject: Subject, at: Sample) -> Measured:
     return worst(*found)
 
 
-_BOUNDS = ("clip", "eps", "tau", "ratio", "delta")
-_SIDES = (("low", 1.3, 0.0), ("high", 0.7, 0.0), ("positive", 1.3, -1.0), ("negative", 1.3, 1.0))
+_BOUNDS = ("clip", "log_clip", "eps", "ratio", "delta")
+_SIDES = (
+    ("low", 1.3, 0.0),
+    ("high", 0.7, 0.0),
+    ("pos", 1.3, -1.0),
+    ("positive", 1.3, -1.0),
+    ("neg", 1.3, 1.0),
+    ("negative", 1.3, 1.0),
+)
 """(word in a parameter's name, ratio at which it must not act, sign of the advantage there; 0: any)"""
 
 
@@ -154,41 +161,54 @@ def at_reference(subject: Subject, at: Sample) -> Measured:
 
 PI = torch.tensor([0.5, 0.3, 0.2], dtype=torch.double)
 REF = torch.tensor([0.2, 0.5, 0.3], dtype=torch.double)
+OLD = torch.tensor([0.3, 0.3, 0.4], dtype=torch.double)
 
 
 def estimator(subject: Subject, at: Sample) -> Measured:
-    """By enumeration of one state: E_π of the estimate, and E_π of its gradient, against KL(π‖ref), KL(ref‖π) and 0."""
-    value, gradient = expected(subject, at, PI, REF)
+    """By enumeration of one state: E of the estimate, and of its gradient, against KL(π‖ref) and KL(ref‖π).
+
+    A formula that takes the old policy corrects for tokens drawn from it, so it is held to the same off-policy.
+    """
     x = PI.log() - REF.log()
     kl = (PI * x).sum()
     reverse, forward = PI * (x - kl), PI - REF
-    estimates = abs(value - kl.item()) < 1e-9
-    descends = gap(gradient, reverse) < 1e-9 or gap(gradient, forward) < 1e-9
-    return Measured(
-        float(not (estimates or descends)),
-        f"its mean under the policy is {value:.6g} and not KL(π‖ref) = {kl.item():.6g}, and its gradient is neither that of "
-        "KL(π‖ref) nor of KL(ref‖π): a sign, an exponent, or the arguments swapped",
-    )
+    found = [Measured(0.0)]
+    for old in (PI, OLD) if "old_logprobs" in subject.needs else (PI,):
+        value, gradient = expected(subject, PI, REF, old)
+        estimates = abs(value - kl.item()) < 1e-9
+        descends = gap(gradient, reverse) < 1e-9 or gap(gradient, forward) < 1e-9
+        found.append(
+            Measured(
+                float(not (estimates or descends)),
+                f"over tokens drawn from {'the policy' if old is PI else 'the old policy'} its mean is {value:.6g} and not KL(π‖ref) = "
+                f"{kl.item():.6g}, and its gradient is neither that of KL(π‖ref) nor of KL(ref‖π): a sign, an exponent, or "
+                "the arguments swapped",
+            )
+        )
+    return worst(*found)
 
 
-def expected(subject: Subject, at: Sample, policy: Tensor, reference: Tensor) -> tuple[float, Tensor]:
-    """(E of the value, E of the gradient to the logits) of a penalty over one token drawn from the policy."""
-    from corollary.ops.reduce import weighted_sum
-
+def expected(subject: Subject, policy: Tensor, reference: Tensor, old: Tensor) -> tuple[float, Tensor]:
+    """(E of the value, E of the gradient to the logits) of a penalty over one token drawn from the old policy."""
     logits = policy.log().requires_grad_()
     logprobs = logits.log_softmax(-1)[:, None]  # every token once: [V, 1]
     n = len(policy)
-    fields: dict[str, Any] = {
-        "old_logprobs": policy.log()[:, None],
-        "ref_logprobs": reference.log()[:, None],
-        "sampler_logprobs": policy.log()[:, None],
-    }
     made = PolicyBatch(
         prompts=((1,),) * n, prompt_of=torch.arange(n), targets=torch.arange(n)[:, None], lengths=torch.ones(n).long(),
-        weights=policy[:, None].clone(), advantages=torch.zeros(n, 1, dtype=torch.double), **fields,
+        weights=old[:, None].clone(), advantages=torch.zeros(n, 1, dtype=torch.double), old_logprobs=old.log()[:, None],
+        ref_logprobs=reference.log()[:, None], sampler_logprobs=old.log()[:, None],
     )  # fmt: skip
     value = weighted_sum(terms_of(subject, Sample(logprobs, made)).loss, made.weights)
     return value.item(), torch.autograd.grad(value, logits)[0]
+
+
+def bonus(subject: Subject, at: Sample) -> Measured:
+    """A step raises the entropy."""
+    return Measured(
+        float((evaluate(subject, at).main[at.batch.trained] >= 0).sum()),
+        "a step lowers the entropy; declare prefers=False if meant",
+        at,
+    )
 
 
 def _ratio(subject: Subject) -> str:
@@ -226,4 +246,7 @@ CLAUSES = (
     Clause(name="estimator", row="32", bound=0, check=estimator, families=("penalty",), samples=few(1),
            skip=only(lambda s: s.takes("ref_logprobs"), "takes no reference"), means="its mean is KL(π‖ref), or its gradient is that of a KL",
            cause="a sign or an exponent", catches="verl #2953, trl #2575, open-instruct #534, NeMo RL js_divergence_error"),
+    Clause(name="entropy", row="14", bound=0, check=bonus, families=("penalty",),
+           skip=only(lambda s: s.needs == ("entropy",) and s.declaration.prefers, "takes more than the entropy"),
+           means="a step raises the entropy", cause="a sign"),
 )  # fmt: skip

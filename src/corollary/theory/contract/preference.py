@@ -145,6 +145,24 @@ def together(subject: Subject, at: Sample) -> Measured:
     )
 
 
+def bar(subject: Subject, at: Sample) -> Measured:
+    """A higher baseline or shift asks more of desirable answers and excuses undesirable ones."""
+    found = [Measured(0.0)]
+    for name in ("baseline", "shift"):
+        if name in subject.needs:
+            more = at.change(**{name: fields_of(at.batch)[name] + 0.5})
+            rise = loss_of(subject, more)[:, 0] - loss_of(subject, at)[:, 0]
+            wanted = torch.where(at.batch.desirable, 1.0, -1.0)  # type: ignore[attr-defined]
+            found.append(
+                Measured(
+                    float((rise * wanted <= 0).sum()),
+                    f"a higher {name} excuses desirable answers: its sign is turned",
+                    more,
+                )
+            )
+    return worst(*found)
+
+
 def ranks_pairs(subject: Subject, at: Sample) -> Measured:
     """A step raises the chosen answer's reward and lowers the rejected one's."""
     level = at.change(torch.zeros_like(at.output))
@@ -156,6 +174,16 @@ def ranks_pairs(subject: Subject, at: Sample) -> Measured:
     )
 
 
+def centred(subject: Subject, at: Sample) -> Measured:
+    """A centring term pulls the rewards of a pair towards a sum of 0."""
+    level = at.change(at.output - at.output.view(-1, 2).mean(-1).repeat_interleave(2))
+    least = loss_of(subject, level)
+    rise = [(loss_of(subject, level.change(level.output + far)) - least).min().item() for far in (2.0, -2.0)]
+    return Measured(
+        max(0.0, 1e-12 - min(rise)), "the centring term lowers the loss of rewards that are off centre", level
+    )
+
+
 def only_differences(subject: Subject, at: Sample) -> Measured:
     """The same number added to all rewards changes nothing."""
     return Measured(gap(loss_of(subject, at.change(at.output + 3)), loss_of(subject, at)),
@@ -163,7 +191,12 @@ def only_differences(subject: Subject, at: Sample) -> Measured:
 
 
 def margins(subject: Subject, at: Sample) -> Measured:
-    """A larger margin asks for more: it raises the loss."""
+    """A larger margin asks for more: it raises the loss; no margins are margins of 0."""
+    if "margins" in type(subject.formula).optional:
+        none, zero = at.change(margins=None), at.change(margins=torch.zeros_like(at.batch.margins))  # type: ignore[attr-defined]
+        apart = gap(loss_of(subject, none), loss_of(subject, zero))
+        if apart > 1e-12:
+            return Measured(apart, "without margins the loss is not that of margins of 0", none)
     more = at.change(margins=at.batch.margins + 0.5)  # type: ignore[attr-defined]
     drop = loss_of(subject, at) - loss_of(subject, more)
     return Measured(max(0.0, drop.max().item()), "a larger margin lowers the loss: its sign is turned", at)
@@ -194,6 +227,12 @@ CLAUSES = (
     Clause(name="differences", row="25", bound=1e-9, check=only_differences, families=("reward_model",),
            skip=only(lambda s: s.declaration.shift_invariant and not any(s.formula.parameters.get(n) for n in ("centring", "centering")), "centred, or declared shift_invariant=False"),
            means="only differences of rewards count", cause="a reward used alone"),
+    Clause(name="centred", row="25", bound=0, check=centred, families=("reward_model",),
+           skip=only(lambda s: any(s.formula.parameters.get(n) for n in ("centring", "centering")), "no centring"),
+           means="rewards off centre cost more", cause="the centring term's sign, or its sum"),
+    Clause(name="baseline", row="31", bound=0, check=bar, families=("unpaired",),
+           skip=only(lambda s: bool({"baseline", "shift"} & set(s.needs)), "takes no baseline"),
+           means="a higher baseline asks more of desirable answers", cause="the baseline's sign", catches="trl #1911"),
     Clause(name="margins", row="25", bound=0, check=margins, families=("reward_model",),
            skip=only(lambda s: s.takes("margins"), "takes no margins"), means="a larger margin asks for more", cause="the margin's sign"),
 )  # fmt: skip

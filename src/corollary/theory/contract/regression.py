@@ -41,6 +41,27 @@ def own_token(subject: Subject, at: Sample) -> Measured:
     )
 
 
+def level(subject: Subject, at: Sample) -> Measured:
+    """Where every token of the vocabulary is equally likely, the loss is log V: the target's distribution sums to 1."""
+    flat = torch.full_like(at.output, -1.3)
+    got = loss_of(subject, at.change(flat, mean_logprobs=flat.clone()))[at.batch.trained]
+    return Measured(
+        gap(got, torch.full_like(got, 1.3)), "the shares of the target and of the other tokens do not sum to 1", at
+    )
+
+
+def mirrored(subject: Subject, at: Sample) -> Measured:
+    """Values and returns reflected in the old values give the same loss: the clip acts on both sides alike."""
+    batch = at.batch
+    old, returns = batch.old_values, batch.returns  # type: ignore[attr-defined]
+    turned = at.change(2 * old - at.output, returns=2 * old - returns)
+    return Measured(
+        gap(loss_of(subject, turned)[batch.trained], loss_of(subject, at)[batch.trained]),
+        "values too high are treated otherwise than values too low: one side of the clip",
+        at,
+    )
+
+
 def vocabulary(subject: Subject, at: Sample) -> Measured:
     """The same number added to all logits of a token changes nothing; the gradient sums to 0 over the vocabulary."""
     a, b = evaluate(subject, at), evaluate(subject, at.change(at.output + 3.0))
@@ -146,6 +167,10 @@ CLAUSES = (
            skip=only(_logits, "takes log-probabilities"), means="only the softmax of the logits counts", cause="logits taken for log-probabilities"),
     Clause(name="uniform", row="27", bound=0, check=uniform, families=("likelihood",), skip=only(_logits, "takes log-probabilities"),
            means="the target's logit alone is raised", cause="shifted targets", catches="transformers #46784, #46901"),
+    Clause(name="uniform", row="27", bound=1e-12, check=level, families=("likelihood",), means="at a uniform distribution the loss is log V",
+           skip=only(lambda s: s.takes("mean_logprobs") and "batch" not in s.needs, "takes no mean over the vocabulary"), cause="shares that do not sum to 1"),
+    Clause(name="mirror", row="14", bound=1e-12, check=mirrored, families=("value",), means="too high and too low are treated alike",
+           skip=only(lambda s: "old_values" in s.needs, "takes no old values"), cause="one side of the clip"),
     Clause(name="target", row="2", bound=1e-9, check=at_target, families=("value",), means="no loss at V = R, and V - R near it",
            cause="a factor", catches="verl #2016"),
     Clause(name="towards", row="14, 17", bound=1e-12, check=towards, families=("value",), means="values move to their returns; the clip is pessimistic",

@@ -133,6 +133,23 @@ def far(subject: Subject, given: Given) -> Measured:
     return worst(*found)
 
 
+def steady(subject: Subject, given: Given) -> Measured:
+    """Of one token: the weight rises with the ratio, holds at a cap, or is 0; it never falls to another number."""
+    if "sampler_logprobs" not in given.inputs:
+        return Measured(0.0)
+    ratios = torch.linspace(-6, 6, 49, dtype=torch.double)[:, None]
+    single = {
+        "old_logprobs": ratios - 7,
+        "sampler_logprobs": torch.full_like(ratios, -7),
+        "trained": torch.ones_like(ratios, dtype=torch.bool),
+    }
+    got = result(subject, given.change(**single))[:, 0]
+    kept = got[got != 0]
+    return Measured(
+        float((kept.diff() < -1e-12).sum()), "where it does not trust a ratio, the weight is neither 0 nor the cap"
+    )
+
+
 def blind(subject: Subject, given: Given) -> Measured:
     """What stands behind the mask changes no weight in front of it, nor does padding, nor another answer."""
     base, trained = result(subject, given), given["trained"]
@@ -179,30 +196,16 @@ def counts(subject: Subject, given: Given) -> Measured:
 
 
 def _average(name: str, row: str, bound: float, check: Any, means: str, **more: Any) -> Clause:
+    settings = {"samples": masks} | more
     return Clause(
-        name=name,
-        row=row,
-        bound=bound,
-        check=check,
-        means=means,
-        families=("average",),
-        cause=means,
-        samples=masks,
-        **more,
+        name=name, row=row, bound=bound, check=check, means=means, families=("average",), cause=means, **settings
     )
 
 
 def _correction(name: str, row: str, bound: float, check: Any, means: str, **more: Any) -> Clause:
+    settings = {"samples": pairs} | more
     return Clause(
-        name=name,
-        row=row,
-        bound=bound,
-        check=check,
-        means=means,
-        families=("correction",),
-        cause=means,
-        samples=pairs,
-        **more,
+        name=name, row=row, bound=bound, check=check, means=means, families=("correction",), cause=means, **settings
     )
 
 
@@ -215,6 +218,7 @@ CLAUSES = (
     _average("tokens", "10", 1e-15, of_one_kind, "tokens of an answer weigh alike"),
     _average("pure", "21", 0, pure, "inputs stay, twice the same bits"),
     _correction("weights", "16", 1e-12, corrects, "π_old/π_sampler: 1 where they agree", catches="trl #6789, verl #2953"),
+    _correction("steady", "18", 0, steady, "rises with the ratio, or is 0", samples=lambda s: [*pairs(s)][:1]),
     _correction("extremes", "18", 0, far, "finite and capped at extreme ratios"),
     _correction("mask", "3", 1e-12, blind, "what is behind the mask, padding and other answers do not count"),
     _correction("constant", "15", 0, constant, "constant in the policy"),

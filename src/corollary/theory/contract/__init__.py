@@ -78,7 +78,14 @@ def assert_contract(target: Any, **settings: Any) -> None:
     assert not report.failed, "\n" + report.text()
 
 
-_AT_DEFAULTS = ("model", "parameters", "inputs", "length")  # slow, or declared of the default parameters
+_AT_DEFAULTS = (
+    "model",
+    "parameters",
+    "inputs",
+    "length",
+    "units",
+    "whitened",
+)  # slow, or declared of the default parameters
 _REFUSED = "raised ValueError"  # an option may refuse inputs that others take
 
 

@@ -184,6 +184,67 @@ def near_ties(subject: Subject, given: Given) -> Measured:
     )
 
 
+def units(subject: Subject, given: Given) -> Measured:
+    """Twice the rewards give twice the advantages (reward units) or the same (standardised), and then their deviation is 1."""
+    base = result(subject, given)
+    if base.shape[1] < 3:
+        return Measured(0.0)  # two standardised rewards of two answers may cancel
+    doubled = result(subject, given.every(lambda n, v: 2 * v if n.endswith("rewards") else v))
+    proportional, standard = gap(doubled, 2 * base), gap(doubled, base)
+    if proportional <= 1e-9 or standard > 1e-4:
+        cause = "advantages are neither in reward units nor standardised: a deviation multiplied, or taken twice"
+        return Measured(min(proportional, standard), cause)
+    if not subject.declaration.zero_sum or subject.declaration.cross_sample == "batch":
+        return Measured(0.0)
+    square, n = base.square().sum(-1), base.shape[1]
+    kept = square[square > 1e-9]
+    off = [gap(kept, torch.full_like(kept, float(count)), scale=float(n)) for count in (n, n - 1)]
+    return Measured(
+        0.0 if min(off) < 1e-4 else min(off),
+        "standardised, and the deviation is not 1 with n or n - 1 in the denominator",
+    )
+
+
+def whitened(subject: Subject, given: Given) -> Measured:
+    """Over the trained tokens of the step the mean is 0 and the variance 1."""
+    got = result(subject, given)[given["trained"]]
+    n = len(got)
+    off = min(abs(got.square().sum().item() / count - 1) for count in (n, n - 1))
+    return worst(
+        Measured(max(0.0, abs(got.mean().item()) - 1e-9), "the mean over trained tokens is not 0"),
+        Measured(0.0 if off < 1e-3 else off, "the variance over trained tokens is not 1"),
+    )
+
+
+def penalised(subject: Subject, given: Given) -> Measured:
+    """A token that the policy likes more than the reference does earns less."""
+    trained, base = given["trained"], result(subject, given)
+    found = [Measured(0.0)]
+    for row, column in trained.nonzero().tolist():
+        raised = given["logprobs"].clone()
+        raised[row, column] += 0.5
+        rise = result(subject, given.change(logprobs=raised))[row, column] - base[row, column]
+        found.append(
+            Measured(max(0.0, rise.item()), "the distance from the reference is rewarded: the penalty's sign is turned")
+        )
+    return worst(*found)
+
+
+def whole_rewards(subject: Subject, given: Given) -> Measured:
+    """An answer's own reward, given once, counts at its last trained token and so for all of them (γ = 1), and for no other answer."""
+    trained, half = given["trained"], len(given["trained"]) // 2
+    undiscounted = subject.with_parameters(gamma=1.0) if "gamma" in subject.formula.parameters else subject
+    rewards = torch.arange(2.0 * half, dtype=torch.double).view(half, 2)
+    more = rewards.clone()
+    more[0, 1] += 2.0
+    move = result(undiscounted, given.change(rewards=more)) - result(undiscounted, given.change(rewards=rewards))
+    wanted = torch.zeros_like(move)
+    wanted[1] = 2.0 * trained[1]
+    return Measured(
+        gap(move, wanted), "an answer's reward does not reach all of its tokens, or reaches another answer's"
+    )
+
+
 def alive(subject: Subject, given: Given) -> Measured:
     return live(subject, [*groups(subject)] if whole(subject) else [*tokens(subject)], probes)
 
@@ -386,6 +447,14 @@ CLAUSES = (
     _clause("unjudged", "29", 1e-12, unjudged, "answers that were not judged leave the statistics", catches="verl #6452"),
     _clause("near ties", "11", 0, near_ties, "near ties stay small", catches="NeMo RL #1518, #4158",
             skip=only(lambda s: whole(s) and s.declaration.tail, "speaks of tokens, or declared tail=False")),
+    _clause("units", "13", 1e-9, units, "in reward units, or standardised to a deviation of 1",
+            skip=only(lambda s: whole(s) and s.declaration.tail, "speaks of tokens, or declared tail=False")),
+    _clause("whitened", "29", 0, whitened, "mean 0 and variance 1 over trained tokens", samples=tokens,
+            skip=only(lambda s: not whole(s) and s.declaration.cross_sample == "batch", "not declared to whiten over the batch")),
+    _clause("penalty", "14", 0, penalised, "what the policy likes more than the reference earns less", samples=tokens,
+            skip=only(lambda s: "ref_logprobs" in s.needs and s.declaration.cross_sample is None, "takes no reference, or declared cross_sample")),
+    _clause("rewards", "C", 1e-12, whole_rewards, "an answer's reward reaches all of its tokens", samples=tokens, catches="SkyRL #1507, verl #7300",
+            skip=only(lambda s: {"rewards", "ref_logprobs"} <= set(s.needs) and s.declaration.cross_sample is None, "takes rewards per token only, or declared cross_sample")),
     _clause("pure", "21", 0, pure, "inputs stay, twice the same bits", samples=_both, skip=lambda s: ""),
     _clause("parameters", "23", 0, alive, "every input and parameter counts", samples=lambda s: [None], skip=lambda s: ""),
     _clause("tokens", "1", 0, token_shape, "a number at each trained token, 0 elsewhere", samples=tokens, skip=_TOKENS),

@@ -76,6 +76,22 @@ def of_one_kind(subject: Subject, given: Given) -> Measured:
     return Measured(max(s.item() for s in spread), "tokens of one answer weigh differently")
 
 
+def mass(subject: Subject, given: Given) -> Measured:
+    """A mean's weights sum to 1; twice a constant length halves them."""
+    got, name = result(subject, given), subject.name.rpartition(":")[2]
+    total = got.sum()
+    found = [
+        Measured(
+            gap(total, torch.ones_like(total)) if "mean" in name.lower() else 0.0,
+            "called a mean, and its weights do not sum to 1",
+        )
+    ]
+    if isinstance(length := subject.formula.parameters.get("length"), int):
+        half = result(subject.with_parameters(length=2 * length), given)
+        found.append(Measured(gap(2 * half, got), "twice the length does not halve the weights"))
+    return worst(*found)
+
+
 def pairs(subject: Subject) -> Iterator[Given]:
     """Log-probabilities of sampler and trainer `[B, T]`."""
     for seed, lengths in enumerate(SHAPES[:6]):
@@ -216,6 +232,7 @@ CLAUSES = (
     _average("repeat", "10", 1e-15, twice, "the same answers twice weigh half"),
     _average("edges", "19", 1e-15, silent, "answers that train nothing do not count", catches="Automodel #3796"),
     _average("tokens", "10", 1e-15, of_one_kind, "tokens of an answer weigh alike"),
+    _average("mass", "24", 1e-12, mass, "a mean's weights sum to 1"),
     _average("pure", "21", 0, pure, "inputs stay, twice the same bits"),
     _correction("weights", "16", 1e-12, corrects, "π_old/π_sampler: 1 where they agree", catches="trl #6789, verl #2953"),
     _correction("steady", "18", 0, steady, "rises with the ratio, or is 0", samples=lambda s: [*pairs(s)][:1]),

@@ -68,7 +68,7 @@ class Declaration:
     length_invariant: bool = False  # preference: repeating every token changes nothing
     on_policy: Literal["exact", "direction"] | None = "exact"  # policy: gradient at ratio 1 is -A·w, or has its sign
     on_policy_value: bool = False  # policy: value at ratio 1 is -A
-    homogeneous: bool = True  # policy: loss(c·A) = c·loss(A)
+    homogeneous: bool = True  # policy: loss(c·A) = c·loss(A); advantage: in reward units, or standardised
     pessimistic: bool = False  # policy: never below the unclipped surrogate -r·A
     off_policy: bool = True  # policy: the gradient depends on old_logprobs, where the formula takes them
     tail: bool = True  # the gradient stays alive where the policy is far on the wrong side

@@ -192,10 +192,11 @@ def units(subject: Subject, given: Given) -> Measured:
     doubled = result(subject, given.every(lambda n, v: 2 * v if n.endswith("rewards") else v))
     proportional, standard = gap(doubled, 2 * base), gap(doubled, base)
     if proportional <= 1e-9 or standard > 1e-4:
-        cause = "advantages are neither in reward units nor standardised: a deviation multiplied, or taken twice"
+        cause = "neither in reward units nor standardised: a deviation multiplied, or taken twice; declare homogeneous=False if meant"
         return Measured(min(proportional, standard), cause)
-    if not subject.declaration.zero_sum or subject.declaration.cross_sample == "batch":
-        return Measured(0.0)
+    named = {"eps", "ddof"} & set(subject.formula.parameters) or "std" in subject.name
+    if not named or not subject.declaration.zero_sum or subject.declaration.cross_sample == "batch":
+        return Measured(0.0)  # ranks, say, are no deviations
     square, n = base.square().sum(-1), base.shape[1]
     kept = square[square > 1e-9]
     off = [gap(kept, torch.full_like(kept, float(count)), scale=float(n)) for count in (n, n - 1)]
@@ -448,7 +449,7 @@ CLAUSES = (
     _clause("near ties", "11", 0, near_ties, "near ties stay small", catches="NeMo RL #1518, #4158",
             skip=only(lambda s: whole(s) and s.declaration.tail, "speaks of tokens, or declared tail=False")),
     _clause("units", "13", 1e-9, units, "in reward units, or standardised to a deviation of 1",
-            skip=only(lambda s: whole(s) and s.declaration.tail, "speaks of tokens, or declared tail=False")),
+            skip=only(lambda s: whole(s) and s.declaration.tail and s.declaration.homogeneous, "speaks of tokens, or declared tail=False or homogeneous=False")),
     _clause("whitened", "29", 0, whitened, "mean 0 and variance 1 over trained tokens", samples=tokens,
             skip=only(lambda s: not whole(s) and s.declaration.cross_sample == "batch", "not declared to whiten over the batch")),
     _clause("penalty", "14", 0, penalised, "what the policy likes more than the reference earns less", samples=tokens,

@@ -28,10 +28,11 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from pydantic import Field
 from pydantic.fields import FieldInfo
+from torch import Tensor
 
 from corollary.config import Variant, variant
 
@@ -61,7 +62,9 @@ class Declaration:
     value_at_reference: float | Callable[..., float] | None = (
         None  # of a preference loss at π = ref; may take parameters
     )
-    shift_invariant: bool = True  # preference: moving π and ref of an answer together changes nothing, but for an added NLL
+    shift_invariant: bool = (
+        True  # preference: moving π and ref of an answer together changes nothing, but for an added NLL
+    )
     prefers: bool = True  # preference: a step from π = ref widens the margin
     unimodal: bool = True  # preference: along the margin the loss has one minimum, at a margin above 0
     monotone: bool = False  # preference: falls with the margin everywhere, not just up to a finite optimum
@@ -172,7 +175,8 @@ _DECLARED: dict[Callable[..., Any], Declaration] = {}
 def declares(**exceptions: Any) -> Callable[[F], F]:
     """Marks a function or class as a formula and says where it departs from what its family promises.
 
-    A function of ours refuses a parameter that is out of its annotated range.
+    The function then refuses a parameter that is out of its annotated range, and sends no gradient to what is constant with
+    respect to the policy (old and reference log-probabilities, advantages, returns, a teacher, margins), detached or not.
 
     Args:
         exceptions: fields of `Declaration`.
@@ -187,7 +191,7 @@ def declares(**exceptions: Any) -> Callable[[F], F]:
     declaration = Declaration(**exceptions)
 
     def declare(target: F) -> F:
-        made = target if isinstance(target, type) else _within_range(target)
+        made = target if isinstance(target, type) else _guarded(target)
         _DECLARED[made] = declaration
         return made  # type: ignore[return-value]
 
@@ -201,29 +205,48 @@ def declaration_of(target: Callable[..., Any]) -> Declaration:
     return _DECLARED.get(target, Declaration())
 
 
-def _within_range(function: F) -> F:
-    """The function, refusing keyword parameters out of their range."""
+CONSTANTS = frozenset({
+    "old_logprobs", "ref_logprobs", "sampler_logprobs", "advantages", "returns", "old_values", "teacher_logits",
+    "teacher_logprobs", "ref_chosen", "ref_rejected", "ref_chosen_logprobs", "ref_rejected_logprobs",
+    "sequence_ref_logprobs", "margins", "baseline", "shift", "mean_chosen_length",
+})  # fmt: skip
+"""Inputs that no loss sends a gradient to."""
+
+
+def _guarded(function: F) -> F:
+    """The function, refusing keyword parameters out of their range and detaching what is constant."""
     try:
         hints = get_type_hints(function, include_extras=True)
     except NameError:  # an annotation that exists for a type checker only
         return function
     keyword = [p.name for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
     limits = {name: bounds(hints[name]) for name in keyword if name in hints and bounds(hints[name])}
-    options = {name: words for name in keyword if (words := [o for o in get_args(hints.get(name)) if isinstance(o, str)])}
-    if not limits and not options:
+    options = {
+        name: words for name in keyword if (words := [o for o in get_args(hints.get(name)) if isinstance(o, str)])
+    }
+    inputs = [p.name for p in inspect.signature(function).parameters.values() if p.kind is not p.KEYWORD_ONLY]
+    fixed = CONSTANTS & set(inputs)
+    if not limits and not options and not fixed:
         return function
 
     @functools.wraps(function)
-    def checked(*inputs: Any, **parameters: Any) -> Any:
+    def checked(*given: Any, **parameters: Any) -> Any:
+        given = tuple(_still(v) if n in fixed else v for n, v in zip(inputs, given, strict=False))
         for name, value in parameters.items():
+            if name in fixed:
+                parameters[name] = _still(value)
             for sign, limit in limits.get(name, ()) if isinstance(value, int | float) else ():
                 if not _COMPARE[sign](value, limit):
                     raise ValueError(f"{function.__name__}: {name} must be {sign} {limit:g}, got {value}")
             if name in options and value not in options[name]:
                 raise ValueError(f"{function.__name__}: {name} must be {' or '.join(options[name])}, got {value!r}")
-        return function(*inputs, **parameters)
+        return function(*given, **parameters)
 
     return checked  # type: ignore[return-value]
+
+
+def _still(value: Any) -> Any:
+    return value.detach() if isinstance(value, Tensor) else value
 
 
 _SIGNS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
@@ -261,10 +284,13 @@ def range_of(info: FieldInfo) -> str:
 
 
 def _type_name(info: FieldInfo) -> str:
-    if any(isinstance(option, str) for option in get_args(info.annotation)):
+    """`float`, `int | none`, `str`."""
+    kinds = [info.annotation, *get_args(info.annotation)]
+    kinds = [get_args(kind)[0] if get_origin(kind) is Annotated else kind for kind in kinds]
+    if any(isinstance(kind, str) for kind in kinds):
         return "str"
-    names = [kind.__name__ for kind in (info.annotation, *get_args(info.annotation)) if isinstance(kind, type)]
-    return " | ".join(name.replace("NoneType", "none") for name in names if name not in ("Annotated", "UnionType"))
+    names = [kind.__name__ for kind in kinds if isinstance(kind, type) and get_origin(kind) is None]
+    return " | ".join(name.replace("NoneType", "none") for name in names if name != "UnionType") or "int"  # Literal[0, 1]
 
 
 MODULES = (

@@ -108,6 +108,11 @@ def test_on_policy_the_gradient_is_that_of_reinforce_where_that_is_promised(form
         torch.testing.assert_close(value.where(inputs["trained"], 0), -inputs["advantages"].where(inputs["trained"], 0))
 
 
+def named(value: object) -> str:
+    """A name that is the same in every process."""
+    return value.__name__ if callable(value) and hasattr(value, "__name__") else str(value)
+
+
 @pytest.mark.parametrize("formula", WHOLE, ids=lambda f: f.__name__)
 @pytest.mark.parametrize("garbage", [torch.nan, torch.inf, -torch.inf, 1e4])
 def test_what_stands_behind_the_end_changes_no_bit_of_value_or_gradient(formula: Formula, garbage: float) -> None:
@@ -185,7 +190,7 @@ def test_one_answer_of_one_token_has_a_loss_and_an_answer_that_trains_nothing_no
         (gmpo, {"log_clip_low": -0.1}), (gmpo, {"log_clip_high": -0.1}), (vespo, {"k_pos": -1.0}),
         (vespo, {"lambda_neg": 0.0}),
     ],
-    ids=str,
+    ids=named,
 )  # fmt: skip
 def test_a_parameter_out_of_its_range_is_refused(formula: Formula, wrong: dict[str, float]) -> None:
     inputs = {n: v for n, v in drawn().items() if n in variant(formula).inputs}

@@ -36,6 +36,11 @@ def weights(formula: Formula, **parameters: float) -> list[list[float]]:
     return given.where(TRAINED, -1.0).round(decimals=6).tolist()
 
 
+def named(value: object) -> str:
+    """A name that is the same in every process."""
+    return value.__name__ if callable(value) and hasattr(value, "__name__") else str(value)
+
+
 @pytest.mark.parametrize(
     ("formula", "parameters", "expected"),
     [
@@ -52,7 +57,7 @@ def weights(formula: Formula, **parameters: float) -> list[list[float]]:
         (sequence_mask, {"cap": 2.0}, [[0.4, 1, 2], [0, 0, -1]]),
         (sequence_mask, {"low": 2.0, "high": 3.0}, [[0, 0, 0], [6, 0.9, -1]]),
     ],
-    ids=str,
+    ids=named,
 )
 def test_a_correction_by_hand(formula: Formula, parameters: dict[str, float], expected: list[list[float]]) -> None:
     assert weights(formula, **parameters) == expected
@@ -87,7 +92,7 @@ def test_an_answer_that_trains_nothing_gets_finite_weights(formula: Formula) -> 
         (icepop, {"low": 3.0, "high": 2.0}), (sequence_product, {"cap": 0.0}), (sequence_mask, {"low": -0.1}),
         (sequence_mask, {"cap": 0.0}), (sequence_mask, {"low": 1.1}),
     ],
-    ids=str,
+    ids=named,
 )  # fmt: skip
 def test_a_parameter_out_of_its_range_is_refused(formula: Formula, wrong: dict[str, float]) -> None:
     inputs = {"old_logprobs": OLD, "sampler_logprobs": SAMPLER, "trained": TRAINED}

@@ -66,6 +66,8 @@ def token_inputs(logprobs: Tensor, batch: TokenBatch) -> dict[str, Any]:
     }  # fmt: skip
     if isinstance(batch, PolicyBatch):
         old = logprobs.detach() if batch.old_logprobs is None else batch.old_logprobs
+        if batch.old_logprobs is None:
+            found["batch"] = replace(batch, old_logprobs=old)
         found |= {"old_logprobs": old, "advantages": batch.advantages, "sampler_logprobs": batch.sampler_logprobs}
     if isinstance(batch, PolicyBatch | PreferenceBatch | UnpairedBatch):
         found["ref_logprobs"] = batch.ref_logprobs

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 Reduction = Literal["sum", "mean", "token_mean"]
@@ -17,6 +18,17 @@ def precise(x: Tensor) -> Tensor:
     (torch.float32, torch.float64)
     """
     return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def sigmoid(x: Tensor) -> Tensor:
+    """σ(x) whose gradient σ(x)·σ(-x) keeps its digits far out, where that of torch's, y·(1 - y), has lost them.
+
+    >>> x = torch.tensor([30.0], requires_grad=True)
+    >>> sigmoid(x).backward()
+    >>> x.grad
+    tensor([9.3576e-14])
+    """
+    return F.logsigmoid(x).exp()
 
 
 def log_ratio(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:

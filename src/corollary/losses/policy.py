@@ -15,6 +15,7 @@ from corollary.config import Config, Variant, by_name, choice, variant
 from corollary.custom import is_reference
 from corollary.declare import NonNegative, Positive, declares
 from corollary.losses.bind import POLICY, Bound, blind, called, token_inputs, where_trained
+from corollary.losses.pairs import sigmoid
 from corollary.losses.sequence import gmpo, gspo, gspo_token, luspo, vespo
 from corollary.ops.kl import k1, k1_reverse, k2, k3, k3_reverse
 from corollary.ops.ratio import (
@@ -190,8 +191,8 @@ def sapo(
     """
     ratio = token_ratio(logprobs, old_logprobs)
     tau = torch.where(advantages > 0, ratio.new_tensor(tau_pos), ratio.new_tensor(tau_neg))
-    opened = (tau * (ratio - 1)).sigmoid()
-    gate = 4 * opened * (1 - opened)
+    opened = sigmoid(tau * (ratio - 1))
+    gate = 4 * opened * sigmoid(tau * (1 - ratio))
     return Terms(-advantages * 4 / tau * opened, {"ratio": ratio.detach(), "gate": gate.detach()})
 
 
@@ -441,9 +442,13 @@ class PolicyObjective(Config):
         terms = Bound(self.surrogate)(logprobs, batch)
         inputs = token_inputs(where_trained(logprobs, batch.trained), blind(batch))
         loss = terms.loss * called(self.correction, inputs).detach()
-        metrics = terms.metrics | {"sampler_gap": (inputs["old_logprobs"] - inputs["sampler_logprobs"]).abs()}
+        drift = k3(inputs["old_logprobs"], inputs["logprobs"]).detach()  # KL(π_old‖π), tokens being π_old's
+        metrics = terms.metrics | {
+            "approx_kl": drift,
+            "sampler_gap": (inputs["old_logprobs"] - inputs["sampler_logprobs"]).abs(),
+        }
         if "ref_logprobs" in inputs:
-            metrics["kl"] = k3(inputs["logprobs"], inputs["ref_logprobs"]).detach()
+            metrics["kl"] = k3_reverse(inputs["logprobs"], inputs["ref_logprobs"], inputs["old_logprobs"]).detach()
             if isinstance(self.kl, KLInLoss):
                 loss = loss + self.kl.term(inputs["logprobs"], inputs["old_logprobs"], inputs["ref_logprobs"])
         return Terms(loss, metrics)

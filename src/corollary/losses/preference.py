@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import Tensor
 
 from corollary.declare import FlipRate, NonNegative, Positive, declares
-from corollary.losses.pairs import Reduction, log_ratio, per_token, reduced, reward_metrics
+from corollary.losses.pairs import Reduction, log_ratio, per_token, reduced, reward_metrics, sigmoid
 from corollary.types import Terms
 
 _LOG2 = math.log(2)
@@ -396,8 +396,8 @@ def exo(
     """
     won, lost = beta * log_ratio(chosen, ref_chosen), beta * log_ratio(rejected, ref_rejected)
     z = won - lost
-    loss = z.sigmoid() * (F.logsigmoid(z) - math.log1p(-smoothing))
-    loss = loss + (-z).sigmoid() * (F.logsigmoid(-z) - math.log(smoothing))
+    loss = sigmoid(z) * (F.logsigmoid(z) - math.log1p(-smoothing))
+    loss = loss + sigmoid(-z) * (F.logsigmoid(-z) - math.log(smoothing))
     return Terms(loss, reward_metrics(won, lost))
 
 
@@ -464,7 +464,7 @@ def apo_zero(
     """
     won, lost = beta * log_ratio(chosen, ref_chosen), beta * log_ratio(rejected, ref_rejected)
     # 1 - σ(c) is written σ(-c): the difference would be 0 long before the value is.
-    return Terms((-won).sigmoid() + lost.sigmoid(), reward_metrics(won, lost))
+    return Terms(sigmoid(-won) + sigmoid(lost), reward_metrics(won, lost))
 
 
 @declares(family="preference", unimodal=False, bounds=(0.0, 2.0), value_at_reference=1.0, monotone=False, tail=False)
@@ -497,7 +497,7 @@ def apo_down(
     tensor([0.8914])
     """
     won, lost = beta * log_ratio(chosen, ref_chosen), beta * log_ratio(rejected, ref_rejected)
-    return Terms(won.sigmoid() + (lost - won).sigmoid(), reward_metrics(won, lost))
+    return Terms(sigmoid(won) + sigmoid(lost - won), reward_metrics(won, lost))
 
 
 @declares(

@@ -18,7 +18,7 @@ from pydantic import Field
 from torch import Tensor
 
 from corollary.declare import NonNegative, Positive, declares
-from corollary.losses.pairs import Reduction, log_ratio, per_token, precise, reduced, reward_metrics
+from corollary.losses.pairs import Reduction, log_ratio, per_token, precise, reduced, reward_metrics, sigmoid
 from corollary.types import Terms
 
 _LOG2 = math.log(2)
@@ -404,7 +404,7 @@ def discopop(
     won, lost = beta * log_ratio(chosen, ref_chosen), beta * log_ratio(rejected, ref_rejected)
     z = won - lost
     # e^-z alone overflows where s is 0; their product in one exponent does not.
-    loss = -F.logsigmoid(z) * (-z / tau).sigmoid() + (F.logsigmoid(z / tau) - z).exp()
+    loss = -F.logsigmoid(z) * sigmoid(-z / tau) + (F.logsigmoid(z / tau) - z).exp()
     return Terms(loss, reward_metrics(won, lost))
 
 

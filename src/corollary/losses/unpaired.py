@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from corollary.declare import NonNegative, Positive, declares
-from corollary.losses.pairs import log_ratio
+from corollary.losses.pairs import log_ratio, sigmoid
 from corollary.types import Terms
 
 
@@ -54,9 +54,9 @@ def kto(
     tensor([0.5000, 1.0000])
     """
     ratio = log_ratio(sequence_logprobs, sequence_ref_logprobs)
-    short = beta * (baseline.detach() - ratio)
+    short = beta * (baseline - ratio)
     # 1 - σ(x) is written σ(-x): the difference would be 0 long before the value is.
-    loss = torch.where(desirable, desirable_weight * short.sigmoid(), undesirable_weight * (-short).sigmoid())
+    loss = torch.where(desirable.bool(), desirable_weight * sigmoid(short), undesirable_weight * sigmoid(-short))
     return Terms(loss, {"reward": beta * ratio.detach()})
 
 
@@ -95,10 +95,11 @@ def bco(
     tensor([0.6931])
     """
     reward = beta * log_ratio(sequence_logprobs, sequence_ref_logprobs)
-    over = reward - shift.detach()
-    return Terms(-F.logsigmoid(torch.where(desirable, over, -over)), {"reward": reward.detach()})
+    over = reward - shift
+    return Terms(-F.logsigmoid(torch.where(desirable.bool(), over, -over)), {"reward": reward.detach()})
 
 
+@declares(family="metric")
 def kto_baseline(mismatched_logprobs: Tensor, mismatched_ref_logprobs: Tensor) -> Tensor:
     """KTO's reference point z0: how far the policy is from the reference, on answers to other prompts.
 

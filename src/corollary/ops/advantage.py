@@ -382,10 +382,11 @@ def overlong_penalty(lengths: Tensor, *, longest: Count = 20480, buffer: Count =
     Source: Yu et al. 2025 (DAPO), eq. 13, https://arxiv.org/abs/2503.14476.
     Theory: docs/losses/metric.md#overlong_penalty
 
-    >>> overlong_penalty(torch.tensor([16384, 18432, 20480, 24576]), longest=20480, buffer=4096)
+    >>> overlong_penalty(torch.tensor([16384.0, 18432.0, 20480.0, 24576.0]), longest=20480, buffer=4096)
     tensor([ 0.0000, -0.5000, -1.0000, -1.0000])
     """
-    return ((longest - buffer - lengths) / buffer).clamp(-1, 0) + 0.0
+    exact = lengths if lengths.is_floating_point() else lengths.double()
+    return ((longest - buffer - exact) / buffer).clamp(-1, 0) + 0.0
 
 
 def _judged(rewards: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -419,4 +420,4 @@ def _equal(values: Tensor, counted: Tensor) -> Tensor:
 
 
 def _as(rewards: Tensor, advantages: Tensor) -> Tensor:
-    return advantages.to(rewards.dtype if rewards.is_floating_point() else torch.get_default_dtype())
+    return advantages.to(rewards.dtype if rewards.is_floating_point() else torch.double)

@@ -15,13 +15,25 @@ from corollary.ops.reduce import segment_mean
 
 
 def log_ratio(logprobs: Tensor, old_logprobs: Tensor) -> Tensor:
-    """logπ - logπ_old, in float32 at least: the difference of two bfloat16 numbers has two digits.
+    """logπ - logπ_old, in float32 at least: the difference of two bfloat16 numbers has two digits. The old policy is a constant.
 
     >>> log_ratio(torch.tensor([-1.0], dtype=torch.bfloat16), torch.tensor([-1.5], dtype=torch.bfloat16))
     tensor([0.5000])
     """
     dtype = torch.promote_types(logprobs.dtype, torch.float32)
-    return logprobs.to(dtype) - old_logprobs.to(dtype)
+    return logprobs.to(dtype) - old_logprobs.detach().to(dtype)
+
+
+def exponential(x: Tensor) -> Tensor:
+    """e^x; where that would overflow, its largest value with the slope of that value, so that inf·0 cannot make a NaN.
+
+    >>> x = torch.tensor([0.0, 1000.0], requires_grad=True)
+    >>> exponential(x).sum().backward()
+    >>> x.grad.isfinite().all()
+    tensor(True)
+    """
+    limit = 80.0 if x.dtype == torch.float32 else 700.0
+    return (x + (x.detach().clamp(max=limit) - x.detach()).nan_to_num(0.0)).exp() if (x > limit).any() else x.exp()
 
 
 def token_ratio(logprobs: Tensor, old_logprobs: Tensor) -> Tensor:
@@ -30,11 +42,14 @@ def token_ratio(logprobs: Tensor, old_logprobs: Tensor) -> Tensor:
     >>> token_ratio(torch.tensor([-1.0]), torch.tensor([-1.0]))
     tensor([1.])
     """
-    return log_ratio(logprobs, old_logprobs).exp()
+    return exponential(log_ratio(logprobs, old_logprobs))
 
 
+@declares(family="metric")
 def geometric_ratio(logprobs: Tensor, old_logprobs: Tensor, trained: Tensor) -> Tensor:
-    """s = exp(mean_t (logπ - logπ_old)): the geometric mean of an answer's ratios, `[B]`; carries gradient.
+    """The geometric mean of an answer's ratios, `[B]`; carries gradient.
+
+        s = exp(mean_t (logπ - logπ_old))
 
     Args:
         logprobs: `[B, T]` nats.
@@ -47,7 +62,7 @@ def geometric_ratio(logprobs: Tensor, old_logprobs: Tensor, trained: Tensor) -> 
     >>> geometric_ratio(ratios.log(), torch.zeros(1, 3), torch.tensor([[True, True, False]]))
     tensor([2.])
     """
-    return segment_mean(log_ratio(logprobs, old_logprobs), trained).exp()
+    return exponential(segment_mean(log_ratio(logprobs, old_logprobs), trained))
 
 
 def log_product_ratio(logprobs: Tensor, old_logprobs: Tensor, trained: Tensor) -> Tensor:

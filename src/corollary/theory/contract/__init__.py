@@ -20,6 +20,8 @@ import torch
 from corollary.errors import CorollaryError
 from corollary.theory.contract import (
     advantage,
+    between,
+    corrections,
     gradient,
     invariance,
     metric,
@@ -30,6 +32,7 @@ from corollary.theory.contract import (
     regression,
     rewarding,
     shape,
+    unreduced,
     weighing,
 )
 from corollary.theory.contract.evaluate import fault_of
@@ -42,7 +45,8 @@ from corollary.theory.contract.table import Clause
 __all__ = ["CLAUSES", "Finding", "Report", "assert_contract", "check"]
 
 CLAUSES: tuple[Clause, ...] = (
-    *shape.CLAUSES, *invariance.CLAUSES, *gradient.CLAUSES, *named.CLAUSES, *policy.CLAUSES, *preference.CLAUSES, *regression.CLAUSES,
+    *shape.CLAUSES, *invariance.CLAUSES, *gradient.CLAUSES, *named.CLAUSES, *unreduced.CLAUSES, *policy.CLAUSES, *corrections.CLAUSES,
+    *preference.CLAUSES, *between.CLAUSES, *regression.CLAUSES,
     *advantage.CLAUSES, *weighing.CLAUSES, *metric.CLAUSES, *rewarding.CLAUSES, *model.CLAUSES,
 )  # fmt: skip
 
@@ -86,6 +90,13 @@ _AT_DEFAULTS = (
     "units",
     "whitened",
 )  # slow, or declared of the default parameters
+_FIRST = (
+    "terms",
+    "gradient",
+    "shape",
+    "tokens",
+    "values",
+)  # what gives nothing of the right shape cannot be measured any further
 _REFUSED = "raised ValueError"  # an option may refuse inputs that others take
 
 
@@ -107,8 +118,8 @@ def _findings(subject: Subject, *, model: bool) -> list[Finding]:
     found = []
     for clause in clauses:
         found.append(_measure(subject, clause))
-        if clause.name in ("terms", "gradient") and found[-1].status == "fails" and subject.family in LOSSES:
-            return found  # what gives no terms or no gradient cannot be measured any further
+        if clause.name in _FIRST and found[-1].status == "fails":
+            return found
     return [*found, *_elsewhere(subject, [c for c in clauses if c.name not in _AT_DEFAULTS])]
 
 

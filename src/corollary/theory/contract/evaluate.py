@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from corollary.errors import CorollaryError, UserCodeError
 from corollary.losses.bind import as_terms, called, inputs_of
 from corollary.ops.reduce import weighted_sum
+from corollary.theory.contract.frozen import wide
 from corollary.theory.contract.samples import LEAVES, Sample
 from corollary.theory.contract.subject import Subject
 from corollary.types import Terms
@@ -54,7 +55,13 @@ def with_leaves(sample: Sample, values: dict[str, Tensor]) -> Sample:
 
 def terms_of(subject: Subject, sample: Sample) -> Terms:
     """Terms `[B, T]`, with everything behind the mask shown to the formula."""
-    return as_terms(called(subject.formula, inputs_of(sample.output, sample.batch)), sample.batch, subject.formula)
+    return as_terms(raw(subject, inputs_of(sample.output, sample.batch)), sample.batch, subject.formula)
+
+
+def raw(subject: Subject, inputs: Mapping[str, Any]) -> Any:
+    """What the formula itself gives, measured in float64 where the inputs are."""
+    with wide(any(isinstance(v, Tensor) and v.dtype == torch.double for n, v in inputs.items() if n != "weights")):
+        return called(subject.formula, inputs)
 
 
 def loss_of(subject: Subject, sample: Sample) -> Tensor:

@@ -1,9 +1,13 @@
-"""Finite differences that know where a formula stops its gradient: what was detached at the base point stays as it was there."""
+"""Finite differences that know where a formula stops its gradient: what was detached at the base point stays as it was there.
+
+And float64 throughout: a formula that casts up to float32, as it should, is measured as if it cast to float64.
+"""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -40,6 +44,42 @@ class Recorder(TorchFunctionMode):
         self._next += 1
         kept = self.tape[self._next - 1] if self._next <= len(self.tape) else result
         return kept.clone() if kept.shape == result.shape else result
+
+
+class Wide(TorchFunctionMode):
+    """Keeps float64 where a formula asks for float32; notes where it asks for less."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.narrowed = False
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if not args or not isinstance(args[0], Tensor) or args[0].dtype != torch.double:
+            return func(*args, **kwargs)
+        if func is torch.Tensor.float:
+            return args[0]
+        args = tuple(torch.double if a is torch.float32 else a for a in args)
+        kwargs = {n: torch.double if v is torch.float32 else v for n, v in kwargs.items()}
+        result = func(*args, **kwargs)
+        if isinstance(result, Tensor) and result.dtype in (torch.bfloat16, torch.half):
+            self.narrowed = True
+        return result
+
+
+@contextmanager
+def wide(double: bool) -> Iterator[None]:
+    """Within it, a formula on float64 inputs stays there: its casts to float32, and the numbers that it makes of Python's."""
+    if not double:
+        yield
+        return
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.double)
+    try:
+        with Wide():
+            yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def _caller(frame: FrameType | None) -> tuple[str, int]:

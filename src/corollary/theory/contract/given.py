@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from corollary.errors import UserCodeError
-from corollary.losses.bind import called
-from corollary.theory.contract.evaluate import Measured
+from corollary.theory.contract.evaluate import Measured, raw
 from corollary.theory.contract.subject import Subject
 
 
@@ -42,7 +41,7 @@ def result(subject: Subject, given: Given) -> Tensor:
     Raises:
         UserCodeError: it gives something else.
     """
-    got = called(subject.formula, given.inputs)
+    got = raw(subject, given.inputs)
     if not isinstance(got, Tensor):
         raise UserCodeError(f"returned a {type(got).__name__}, not a tensor")
     return got.detach()
@@ -76,7 +75,8 @@ def live(subject: Subject, givens: Sequence[Given], probes: Callable[[Subject, s
         if not any(not same(_or_nan(o, g), _or_nan(subject, g)) for o in others for g in givens):
             dead.append(name)
     for name in type(subject.formula).inputs:
-        nudged = [(g, g.change(**{name: _nudge(g[name])})) for g in givens if isinstance(g.inputs.get(name), Tensor)]
+        held = [g for g in givens if isinstance(g.inputs.get(name), Tensor)]
+        nudged = [(g, g.change(**{name: moved})) for g in held for moved in (_nudge(g[name]), g[name].flip(-1))]
         if nudged and not any(not same(_or_nan(subject, a), _or_nan(subject, b)) for a, b in nudged):
             dead.append(name)
     return Measured(float(len(dead)), f"{', '.join(dead)}: without any effect" if dead else "")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from corollary.config.variants import defined
 from corollary.declare import bounds as limits
-from corollary.losses.bind import called, inputs_of
+from corollary.losses.bind import inputs_of
 from corollary.ops.reduce import weighted_sum
 from corollary.theory.contract.evaluate import (
     Measured,
@@ -19,12 +19,14 @@ from corollary.theory.contract.evaluate import (
     gap,
     grads,
     leaves,
+    loss_of,
     on_policy,
+    raw,
     terms_of,
     with_leaves,
     worst,
 )
-from corollary.theory.contract.frozen import Recorder, differences
+from corollary.theory.contract.frozen import Recorder, Wide, differences
 from corollary.theory.contract.samples import SHAPES, Sample, fields_of, sample
 from corollary.theory.contract.subject import LOSSES, Subject
 from corollary.theory.contract.table import Clause, few, only
@@ -49,7 +51,8 @@ def _differs(subject: Subject, at: Sample, got: Outcome, name: str) -> Measured:
     where = (trained.flatten().nonzero()[:, 0] if point.dim() > 1 else torch.arange(len(point))).tolist()[:_MOST]
 
     def value(x: Tensor) -> Tensor:
-        moved = with_leaves(at, leaves(subject, at) | {name: x})
+        others = {n: v.detach().clone().requires_grad_() for n, v in leaves(subject, at).items()}
+        moved = with_leaves(at, others | {name: x})
         return weighted_sum(terms_of(subject, moved).loss, at.batch.weights)
 
     expected = got.gradient[name].flatten()[where]
@@ -143,6 +146,8 @@ def _moves(subject: Subject, name: str) -> bool:
 
 
 def _nudged(value: Tensor) -> Tensor:
+    if value.dtype == torch.bool:
+        return ~value
     if not value.is_floating_point():
         return value + 1
     ramp = torch.linspace(0.1, 0.5, value.numel(), dtype=value.dtype).view(value.shape)
@@ -153,7 +158,7 @@ def _raw(subject: Subject, inputs: dict[str, Any]) -> list[Tensor]:
     """Terms, and their gradient to every float input."""
     floats = {n: v for n, v in inputs.items() if isinstance(v, Tensor) and v.is_floating_point() and n in subject.needs}
     free = {n: v.detach().clone().requires_grad_() for n, v in floats.items()}
-    result = called(subject.formula, inputs | free)
+    result = raw(subject, inputs | free)
     loss = result.loss if isinstance(result, Terms) else result
     found = torch.autograd.grad(loss.sum(), list(free.values()), allow_unused=True) if loss.requires_grad else ()
     return [loss.detach(), *(g.detach() for g in found if g is not None)]
@@ -168,7 +173,12 @@ def _differ(a: list[Tensor], b: list[Tensor]) -> bool:
 def live_parameters(subject: Subject, at: Sample) -> Measured:
     """Every parameter moves the loss or its gradient at some value in its range, on some sample."""
     dead = [name for name in subject.formula.parameters if not _counts(subject, name)]
-    return Measured(float(len(dead)), f"{', '.join(dead)}: an option that changes nothing" if dead else "")
+    return Measured(
+        float(len(dead)),
+        f"{', '.join(dead)}: an option that changes nothing; where it acts only at some values, declare probes={{...}}"
+        if dead
+        else "",
+    )
 
 
 def _counts(subject: Subject, name: str) -> bool:
@@ -213,7 +223,10 @@ def probes(subject: Subject, name: str) -> Iterator[Any]:
     if isinstance(value, bool):
         yield not value
     elif isinstance(value, int | float):
-        yield from (type(value)(v) for v in (value * 2, value / 2, value + 1, value + 0.3, value * 0.9, value - 0.3))
+        yield from (
+            type(value)(v)
+            for v in (value * 2, value / 2, value + 1, value + 0.3, value * 0.9, value - 0.3, value / 10, value / 100)
+        )
     elif value is None:
         low = max([limit for sign, limit in limits(field) if sign in (">", ">=")], default=0.0)
         yield from (low + 0.5, low + 0.05, low + 1.0, 2.0)
@@ -248,6 +261,9 @@ def precise(subject: Subject, at: Sample) -> Measured:
         )
         gradient = max(gap(a.gradient[n], g, scale=max(1.0, g.abs().max().item())) for n, g in b.gradient.items())
         found.append(Measured(max(terms, gradient) / bound, cause, low))
+    with Wide() as watched:
+        loss_of(subject, at)
+    found.append(Measured(2.0 * watched.narrowed, "it casts to half precision inside: compute in float32", at))
     return worst(*found)
 
 

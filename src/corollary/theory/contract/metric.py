@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from corollary.theory.contract.evaluate import Measured, gap, worst
+from corollary.theory.contract.frozen import wide
 from corollary.theory.contract.given import Given, same
 from corollary.theory.contract.subject import Subject
 from corollary.theory.contract.table import Clause, only
@@ -54,7 +55,8 @@ def exact(subject: Subject, given: Given) -> Measured:
         "logits": torch.stack([policy.log(), other.log() + 2.0]),
         "ref_logits": torch.stack([other.log() - 1.0, policy.log()]),
     }
-    got = subject.formula(**both)
+    with wide(True):
+        got = subject.formula(**both)
     if tuple(got.shape) != (2,):
         return Measured(1.0, f"returned shape {list(got.shape)} for 2 rows of logits")
     named = subject.declaration.estimates
@@ -96,7 +98,8 @@ def expected(subject: Subject, given: Given) -> Measured:
         "trained": torch.ones(len(policy), 1, dtype=torch.bool),
     }
     inputs |= {name: other.log()[:, None] for name in _OTHERS}
-    got = subject.formula(**inputs)
+    with wide(True):
+        got = subject.formula(**inputs)
     if isinstance(got, Terms):
         got = got.loss
     if tuple(got.shape) != (len(policy), 1):

@@ -14,6 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from corollary.engines.trainer import EmbeddedScorer, TrainerConfig, microbatches
 from corollary.ops.reduce import weighted_sum
 from corollary.theory.contract.evaluate import Measured, gap, worst
+from corollary.theory.contract.frozen import wide
 from corollary.theory.contract.samples import Sample, pair_weights, sample
 from corollary.theory.contract.subject import Subject
 from corollary.theory.contract.table import Clause, only
@@ -84,7 +85,8 @@ def on_the_model(subject: Subject, at: Sample) -> Measured:
         entropy=entropy if subject.takes("entropy") else None,
         mean_logprobs=mean if subject.takes("mean_logprobs") else None,
     )
-    value = weighted_sum(subject.loss(logprobs, given).loss, batch.weights)
+    with wide(True):
+        value = weighted_sum(subject.loss(logprobs, given).loss, batch.weights)
     expected = _flat(torch.autograd.grad(value, list(model.parameters()), allow_unused=True))
     found = []
     for layout, budget, chunk in (*product(("shared_prefix", "packed"), (9, 500), (2, 512)), ("padded", 40, 3)):
@@ -106,7 +108,8 @@ def _trained(subject: Subject, batch: TokenBatch, config: TrainerConfig) -> tupl
     for rows in microbatches(batch, config.tokens_per_microbatch, config.layout):
         part = batch.take(rows)
         out = scorer.forward(part, part.trained, subject.loss.needs)
-        value = weighted_sum(subject.loss(out.logprobs, out.given(part, subject.loss.needs)).loss, part.weights)
+        with wide(True):
+            value = weighted_sum(subject.loss(out.logprobs, out.given(part, subject.loss.needs)).loss, part.weights)
         gradient += _flat(torch.autograd.grad(value, list(model.parameters()), allow_unused=True))
         total = total + value.detach()
     return total, gradient

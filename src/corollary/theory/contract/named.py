@@ -25,6 +25,12 @@ def named(subject: Subject, at: Sample) -> Measured:
     if {"margin", "reward_chosen", "reward_rejected"} <= set(got):
         off = gap(got["margin"], got["reward_chosen"] - got["reward_rejected"])
         found.append(Measured(off, "metric margin is not the chosen reward less the rejected one", at))
+    if subject.family == "reward_model":
+        for row, name in enumerate(("reward_chosen", "reward_rejected")):
+            said = got.get(name, at.output[row::2].repeat_interleave(2)[:, None])[:, 0]
+            found.append(
+                Measured(gap(said, at.output[row::2].repeat_interleave(2)), f"metric {name} is not that reward", at)
+            )
     if {"margin", "accuracy"} <= set(got):
         off = gap(got["accuracy"], (got["margin"] > 0).to(got["margin"].dtype))
         found.append(Measured(off, "metric accuracy is not 1 where the margin is above 0", at))

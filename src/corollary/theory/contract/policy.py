@@ -132,14 +132,12 @@ _SIDES = (
 
 
 def off_policy(subject: Subject, at: Sample) -> Measured:
-    """Another old policy gives another gradient."""
+    """Another old policy gives another gradient, near the policy or far from it."""
     for seed_at in samples(subject):
-        moved = seed_at.change(old_logprobs=seed_at.output - 0.15)
-        if (
-            gap(evaluate(subject, moved).main, evaluate(subject, seed_at.change(old_logprobs=seed_at.output)).main)
-            > 1e-9
-        ):
-            return Measured(0.0)
+        here = evaluate(subject, seed_at.change(old_logprobs=seed_at.output)).main
+        for away in (-0.15, 0.8, -0.8):
+            if gap(evaluate(subject, seed_at.change(old_logprobs=seed_at.output + away)).main, here) > 1e-9:
+                return Measured(0.0)
     return Measured(1.0, "the gradient does not depend on the old policy: the ratio is always 1")
 
 
@@ -225,7 +223,7 @@ CLAUSES = (
            cause="a constant factor, or a term that does not vanish"),
     Clause(name="zero advantage", row="11", bound=0, check=no_advantage, families=("policy",), samples=few(6),
            skip=only(lambda s: s.declaration.homogeneous, "declared homogeneous=False"),
-           means="no advantage, no gradient", cause="a term that does not multiply the advantage", catches="NeMo RL #4158, verl #6348"),
+           means="no advantage, no gradient", cause="a term that does not multiply the advantage; declare homogeneous=False if meant", catches="NeMo RL #4158, verl #6348"),
     Clause(name="homogeneous", row="13", bound=1e-12, check=scales, families=("policy",), samples=few(6),
            skip=only(lambda s: s.declaration.homogeneous, "declared homogeneous=False"),
            means="twice the advantages, twice the loss", cause="advantages are normalised or clipped inside the loss; declare homogeneous=False if meant"),

@@ -39,15 +39,28 @@ def rows(at: Sample) -> tuple[Tensor, Tensor]:
 
 
 def prefers(subject: Subject, at: Sample) -> Measured:
-    """From π = ref, a step against the gradient widens the margin of every pair."""
+    """From π = ref, a step against the gradient widens the margin of every pair, and lifts no rejected answer."""
     same = neutral(subject, at)
     gradient = evaluate(subject, same).main
     chosen, rejected = rows(same)
-    slope = (gradient * chosen).sum(-1)[0::2] - (gradient * rejected).sum(-1)[1::2]
-    return Measured(
-        float((slope >= 0).sum()),
-        "a step does not raise the chosen answer over the rejected one: they are swapped, or the sign is",
-        same,
+    up, down = (gradient * chosen).sum(-1)[0::2], (gradient * rejected).sum(-1)[1::2]
+    tiny = 1e-12 * gradient.abs().max()
+    return worst(
+        Measured(
+            float((up - down >= 0).sum()),
+            "a step does not raise the chosen answer over the rejected one: they are swapped, or the sign is",
+            same,
+        ),
+        Measured(
+            float((down < -tiny).sum()),
+            "a step raises the rejected answer: its sign is turned, and another term hides it",
+            same,
+        ),
+        Measured(
+            float((up > tiny).sum()),
+            "a step lowers the chosen answer: its sign is turned, and another term hides it",
+            same,
+        ),
     )
 
 

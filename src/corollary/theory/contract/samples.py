@@ -40,7 +40,10 @@ class Sample:
         return Sample(self.output if output is None else output, replace(self.batch, **batch), self.note)
 
     def take(self, rows: Sequence[int]) -> Sample:
-        """Some rows with the weights that they carry."""
+        """Some rows with the weights that they carry; of none, the width stays."""
+        if not len(rows):
+            none = {n: v[:0] for n, v in fields_of(self.batch).items() if v.dim()}
+            return Sample(self.output[:0], replace(self.batch, prompts=(), **none), self.note)
         part = self.batch.take(list(rows))
         cut = self.output[list(rows)]
         return Sample(cut[:, : part.targets.shape[1]] if cut.dim() > 1 else cut, part, self.note)

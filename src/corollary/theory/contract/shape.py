@@ -9,8 +9,18 @@ from torch import Tensor
 
 from corollary.errors import CorollaryError
 from corollary.losses.bind import inputs_of
-from corollary.theory.contract.evaluate import Measured, evaluate, gap, leaves, on_policy, terms_of, with_leaves, worst
-from corollary.theory.contract.samples import Sample, fields_of
+from corollary.theory.contract.evaluate import (
+    Measured,
+    evaluate,
+    gap,
+    leaves,
+    on_policy,
+    raw,
+    terms_of,
+    with_leaves,
+    worst,
+)
+from corollary.theory.contract.samples import Sample, fields_of, samples
 from corollary.theory.contract.subject import LOSSES, Subject
 from corollary.theory.contract.table import Clause, few
 from corollary.types import Terms
@@ -31,6 +41,8 @@ def alive(subject: Subject, sample: Sample) -> Measured:
         return Measured(float("inf"), "the gradient is not finite at ordinary inputs")
     if got.norm == 0 and subject.family == "policy":  # all of it may be clipped
         got = evaluate(subject, on_policy(subject, sample))
+    if got.norm == 0 and any(evaluate(subject, other).norm for other in samples(subject)):
+        return Measured(0.0)  # this one may be clipped, or lost, and another clause says so
     return Measured(
         float(got.norm == 0), "no gradient reaches the model: the ratio or the loss is detached or under no_grad"
     )
@@ -40,7 +52,7 @@ def metrics(subject: Subject, sample: Sample) -> Measured:
     """Metrics have the terms' shape, carry no gradient, are finite, and see nothing behind the mask."""
     free = {name: value.detach().clone().requires_grad_() for name, value in leaves(subject, sample).items()}
     moved = with_leaves(sample, free)
-    got = subject.formula(**inputs_of(moved.output, moved.batch))
+    got = raw(subject, inputs_of(moved.output, moved.batch))
     found = got.metrics if isinstance(got, Terms) else {}
     loss = got.loss if isinstance(got, Terms) else got
     for name, value in found.items():
@@ -93,7 +105,8 @@ def loud(subject: Subject, sample: Sample) -> Measured:
     """NaN at a trained token makes the loss NaN, or raises; it is never passed over."""
     row, column = (int(i) for i in sample.batch.trained.nonzero()[-1])
     found = inputs_of(sample.output, sample.batch)
-    for name in (*leaves(subject, sample), *_watched(subject, sample, found)):
+    spoken = [name for name in leaves(subject, sample) if name == "output" or name in subject.needs]
+    for name in (*spoken, *_watched(subject, sample, found)):
         poisoned = _poison(sample, name, row, column)
         try:
             with torch.no_grad():

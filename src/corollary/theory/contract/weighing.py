@@ -92,6 +92,21 @@ def mass(subject: Subject, given: Given) -> Measured:
     return worst(*found)
 
 
+def among(subject: Subject, given: Given) -> Measured:
+    """The other answers count by all of their lengths or by none: not by the longest alone."""
+
+    def first(*lengths: int) -> Tensor:
+        trained = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+        return result(subject, Given({"trained": trained}))[:2, :3]
+
+    base = first(3, 2, 1, 5)
+    short, long = (gap(first(*lengths), base) for lengths in ((3, 2, 2, 5), (3, 2, 1, 6)))
+    return Measured(
+        long if short <= 1e-15 else 0.0,
+        "the longest answer alone changes the others' weights: it stands for the padded width",
+    )
+
+
 def pairs(subject: Subject) -> Iterator[Given]:
     """Log-probabilities of sampler and trainer `[B, T]`."""
     for seed, lengths in enumerate(SHAPES[:6]):
@@ -194,15 +209,6 @@ def blind(subject: Subject, given: Given) -> Measured:
     return worst(*found)
 
 
-def constant(subject: Subject, given: Given) -> Measured:
-    """The weights carry no gradient."""
-    from corollary.losses.bind import called
-
-    free = given.every(lambda n, v: v.clone().requires_grad_() if v.is_floating_point() else v)
-    got = called(subject.formula, free.inputs)
-    return Measured(float(got.requires_grad), "the weights carry a gradient: detach the ratio")
-
-
 def counts(subject: Subject, given: Given) -> Measured:
     """Every input and parameter moves the weights; but the correction that corrects nothing may leave them alone."""
     if subject.family == "correction" and "sampler_logprobs" not in subject.needs:
@@ -212,14 +218,14 @@ def counts(subject: Subject, given: Given) -> Measured:
 
 
 def _average(name: str, row: str, bound: float, check: Any, means: str, **more: Any) -> Clause:
-    settings = {"samples": masks} | more
+    settings: dict[str, Any] = {"samples": masks} | more
     return Clause(
         name=name, row=row, bound=bound, check=check, means=means, families=("average",), cause=means, **settings
     )
 
 
 def _correction(name: str, row: str, bound: float, check: Any, means: str, **more: Any) -> Clause:
-    settings = {"samples": pairs} | more
+    settings: dict[str, Any] = {"samples": pairs} | more
     return Clause(
         name=name, row=row, bound=bound, check=check, means=means, families=("correction",), cause=means, **settings
     )
@@ -233,12 +239,13 @@ CLAUSES = (
     _average("edges", "19", 1e-15, silent, "answers that train nothing do not count", catches="Automodel #3796"),
     _average("tokens", "10", 1e-15, of_one_kind, "tokens of an answer weigh alike"),
     _average("mass", "24", 1e-12, mass, "a mean's weights sum to 1"),
+    _average("others", "4", 1e-15, among, "other answers count by all of their lengths, or by none", samples=lambda s: [*masks(s)][:1],
+             catches="verl #3741"),
     _average("pure", "21", 0, pure, "inputs stay, twice the same bits"),
     _correction("weights", "16", 1e-12, corrects, "π_old/π_sampler: 1 where they agree", catches="trl #6789, verl #2953"),
     _correction("steady", "18", 0, steady, "rises with the ratio, or is 0", samples=lambda s: [*pairs(s)][:1]),
     _correction("extremes", "18", 0, far, "finite and capped at extreme ratios"),
     _correction("mask", "3", 1e-12, blind, "what is behind the mask, padding and other answers do not count"),
-    _correction("constant", "15", 0, constant, "constant in the policy"),
     _correction("pure", "21", 0, pure, "inputs stay, twice the same bits"),
     Clause(name="parameters", row="23", bound=0, check=counts, families=("average", "correction"), samples=lambda s: [None],
            means="every input and parameter counts", cause="an option that changes nothing"),

@@ -49,7 +49,9 @@ def focal_dpo(chosen, rejected, ref_chosen, ref_rejected, *, beta: Positive = 0.
 
 
 @correct
-def dpo_with_nll(chosen, rejected, ref_chosen, ref_rejected, chosen_lengths, *, beta: Positive = 0.1, alpha: NonNegative = 1.0):
+def dpo_with_nll(
+    chosen, rejected, ref_chosen, ref_rejected, chosen_lengths, *, beta: Positive = 0.1, alpha: NonNegative = 1.0
+):
     nll = -chosen / chosen_lengths.clamp(min=1)
     return -F.logsigmoid(beta * ((chosen - ref_chosen) - (rejected - ref_rejected))) + alpha * nll
 
@@ -155,7 +157,9 @@ def binary_classifier(sequence_logprobs, sequence_ref_logprobs, desirable, *, be
 
 @correct
 def bradley_terry_centred(chosen_rewards, rejected_rewards, margins, *, centring: NonNegative = 0.01):
-    return -F.logsigmoid(chosen_rewards - rejected_rewards - margins) + centring * (chosen_rewards + rejected_rewards) ** 2
+    return (
+        -F.logsigmoid(chosen_rewards - rejected_rewards - margins) + centring * (chosen_rewards + rejected_rewards) ** 2
+    )
 
 
 @correct

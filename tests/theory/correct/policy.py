@@ -67,7 +67,9 @@ def ppo_in_log_space(logprobs, old_logprobs, advantages, *, clip: Positive = 0.2
 
 
 @correct
-def ppo_one_sided(logprobs, old_logprobs, advantages, *, clip_low: NonNegative | None = None, clip_high: NonNegative = 0.28):
+def ppo_one_sided(
+    logprobs, old_logprobs, advantages, *, clip_low: NonNegative | None = None, clip_high: NonNegative = 0.28
+):
     ratio = (logprobs - old_logprobs).exp()
     low = 0.0 if clip_low is None else 1 - clip_low
     return -torch.minimum(ratio * advantages, ratio.clamp(low, 1 + clip_high) * advantages)
@@ -101,7 +103,9 @@ def awr(logprobs, advantages, *, temperature: Positive = 1.0, most: Positive = 2
 
 
 @correct
-def ppo_with_own_k3(logprobs, old_logprobs, advantages, ref_logprobs, *, clip: Positive = 0.2, beta: NonNegative = 0.04):
+def ppo_with_own_k3(
+    logprobs, old_logprobs, advantages, ref_logprobs, *, clip: Positive = 0.2, beta: NonNegative = 0.04
+):
     ratio, gap = (logprobs - old_logprobs).exp(), ref_logprobs - logprobs
     gain = torch.minimum(ratio * advantages, ratio.clamp(1 - clip, 1 + clip) * advantages)
     return Terms(-gain + beta * (gap.exp() - gap - 1), {"kl": (gap.exp() - gap - 1).detach()})
@@ -119,6 +123,7 @@ def ppo_with_weighted_k3(logprobs, old_logprobs, advantages, ref_logprobs, *, be
 
 
 @correct
+@declares(homogeneous=False)
 def pull_to_old(logprobs, old_logprobs, advantages, *, coef: NonNegative = 0.1):
     """A quadratic pull to the old policy where PPO clips."""
     gap = logprobs - old_logprobs
@@ -190,11 +195,19 @@ def focal(logprobs, old_logprobs, advantages, *, gamma: NonNegative = 1.0):
 
 
 @correct
-@declares(cross_sample="batch", on_policy="direction")
+@declares(cross_sample="batch", on_policy="direction", homogeneous=False)
 def batch_normalised(logprobs, old_logprobs, advantages, trained):
     seen = advantages.where(trained, 0.0)
     scale = (seen.pow(2).sum() / trained.sum().clamp(min=1)).sqrt()
     return -(logprobs - old_logprobs).exp() * advantages / (scale + 1e-6)
+
+
+@correct
+@declares(stop_gradient=True)
+def sequence_product(logprobs, old_logprobs, advantages, trained, *, most: Positive = 10.0):
+    gap = (logprobs - old_logprobs).where(trained, 0.0).sum(-1, keepdim=True)
+    weight = gap.clamp(max=torch.tensor(most).log().item()).exp().detach()
+    return -weight * advantages * logprobs
 
 
 @correct

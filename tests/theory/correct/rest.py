@@ -12,6 +12,7 @@ correct = CORRECT = Correct()
 
 
 @correct
+@declares(homogeneous=False)
 def leave_one_out_clipped(rewards, *, most: Positive = 2.0):
     """Rewards are clipped first: a shift beyond the clip is meant to count."""
     seen = ~rewards.isnan()
@@ -73,7 +74,11 @@ def gae(rewards, values, trained, bootstrap, *, gamma: Probability = 0.99, lam: 
 @correct
 def vtrace(rewards, values, trained, logprobs, old_logprobs, *, gamma: Probability = 1.0, cap: Positive = 1.0):
     ratio = (logprobs - old_logprobs).exp().clamp(max=cap)
-    advantages, following, target = torch.zeros_like(rewards), torch.zeros_like(rewards[:, 0]), torch.zeros_like(rewards[:, 0])
+    advantages, following, target = (
+        torch.zeros_like(rewards),
+        torch.zeros_like(rewards[:, 0]),
+        torch.zeros_like(rewards[:, 0]),
+    )
     for t in range(rewards.shape[1] - 1, -1, -1):
         here, v = trained[:, t], values[:, t]
         advantages[:, t] = ratio[:, t] * (rewards[:, t] + gamma * target - v)
@@ -143,7 +148,9 @@ def k3_metric(logprobs, ref_logprobs):
 @correct
 @declares(family="metric", estimates="pass@k")
 def pass_at_k_by_product(samples, correct, k):
-    return 1 - math.prod(1 - k / i for i in range(samples - correct + 1, samples + 1)) if samples - correct >= k else 1.0
+    return (
+        1 - math.prod(1 - k / i for i in range(samples - correct + 1, samples + 1)) if samples - correct >= k else 1.0
+    )
 
 
 @dataclass

@@ -112,7 +112,7 @@ def top_k_renormalised(logits, teacher_logprobs, teacher_ids):
 @correct
 def tempered(logits, teacher_logits, *, temperature: Positive = 2.0):
     """Hinton's distillation, both sides at the temperature, T² in front."""
-    p, q = (x / temperature for x in (teacher_logits, logits))
+    p, q = (x.float() / temperature for x in (teacher_logits, logits))
     return temperature**2 * kl(p.log_softmax(-1), q.log_softmax(-1))
 
 

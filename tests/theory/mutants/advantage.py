@@ -73,7 +73,7 @@ def leave_one_out_by_g(rewards):
 
 @mutant("order", "ties ranked by their position", passes="zero sum")
 def ranked(rewards):
-    ranks = rewards.argsort(-1, stable=True).argsort(-1).to(rewards)
+    ranks = rewards.argsort(dim=-1, stable=True).argsort(-1).to(rewards)
     return ranks - ranks.mean(-1, keepdim=True)
 
 
@@ -96,7 +96,7 @@ def opo_without_lengths(rewards, lengths):
     return rewards - rewards.mean(-1, keepdim=True)
 
 
-@mutant("pure", "slime #2114: rewards centred in place")
+@mutant("shape", "slime #2114: rewards centred in place")
 def centred_in_place(rewards):
     rewards -= rewards.mean(-1, keepdim=True)
     return rewards.clone()
@@ -118,7 +118,9 @@ def flattened(rewards):
     return (rewards - rewards.mean(-1, keepdim=True)).flatten()
 
 
-@mutant("unjudged", "an unjudged answer as 0 in the sum, and the count made good: its deviation is not", passes="zero sum")
+@mutant(
+    "unjudged", "an unjudged answer as 0 in the sum, and the count made good: its deviation is not", passes="zero sum"
+)
 def std_counts_unjudged(rewards):
     seen = ~rewards.isnan()
     mean = rewards.nan_to_num().sum(-1, keepdim=True) / seen.sum(-1, keepdim=True)
@@ -220,9 +222,9 @@ def gae_lambda_ignored(rewards, values, trained, bootstrap, *, gamma: Probabilit
 
 @mutant("mask", "miles #1827: a critic's NaN at an observation comes through a mask that multiplies")
 def gae_mask_multiplied(rewards, values, trained, *, gamma: Probability = 1.0):
-    value = values * trained
+    rest = (values * trained).flip(1).cumsum(1).flip(1)
     to_come = rewards.where(trained, 0.0).flip(1).cumsum(1).flip(1)
-    return (gamma * to_come - value).where(trained, 0.0)
+    return (gamma * to_come - rest).where(trained, 0.0)
 
 
 @mutant("answers", "SkyRL #1305: the recursion runs on from one answer into the next")

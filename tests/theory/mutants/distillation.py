@@ -45,11 +45,11 @@ def reverse_kl_of_logits(logits, teacher_logits):
     return (logits.softmax(-1) * (logits - teacher_logits)).sum(-1)
 
 
-@mutant("derivative", "trl #3043, #5731: the mixture is detached in one path of the JSD")
-def jsd_mixture_detached(logits, teacher_logits, *, beta: Fraction = 0.5):
+@mutant("derivative", "trl #3043, #5731: the student is detached in one half of the JSD")
+def jsd_student_detached(logits, teacher_logits, *, beta: Fraction = 0.5):
     p, q = teacher_logits.log_softmax(-1), logits.log_softmax(-1)
-    m = (beta * p.exp() + (1 - beta) * q.exp()).log().detach()
-    return beta * kl(p, m) + (1 - beta) * kl(q, m)
+    m = torch.logaddexp(p + torch.tensor(beta).log(), q + torch.tensor(1 - beta).log())
+    return beta * kl(p, m) + (1 - beta) * (q.detach().exp() * (q - m)).sum(-1)
 
 
 @mutant("agreement", "targets one token late")
@@ -57,7 +57,7 @@ def forward_kl_shifted(logits, teacher_logits):
     return kl(teacher_logits.roll(1, dims=1).log_softmax(-1), logits.log_softmax(-1))
 
 
-@mutant("gradient", "teacher and student swapped under no_grad: no gradient")
+@mutant("terms", "teacher and student swapped under no_grad: no gradient")
 def forward_kl_student_constant(logits, teacher_logits):
     return kl(teacher_logits.log_softmax(-1), logits.detach().log_softmax(-1))
 
@@ -68,11 +68,9 @@ def kl_div_log_target(logits, teacher_logits):
     return each.sum(-1)
 
 
-@mutant("agreement", "trl #3043: β and 1 - β swapped in the mixture and not in the sum", passes="nearer")
-def jsd_weights_swapped(logits, teacher_logits, *, beta: Fraction = 0.2):
-    p, q = teacher_logits.log_softmax(-1), logits.log_softmax(-1)
-    m = (beta * p.exp() + (1 - beta) * q.exp()).log()
-    return (1 - beta) * kl(p, m) - 0.1 * kl(m, q)
+@mutant("agreement", "the temperature on the teacher alone, and T² in front as if it were on both", passes="vocabulary")
+def forward_kl_tempered_teacher(logits, teacher_logits, *, temperature: Positive = 2.0):
+    return temperature**2 * kl((teacher_logits / temperature).log_softmax(-1), logits.log_softmax(-1))
 
 
 @mutant("loud", "nan_to_num on p·log p")

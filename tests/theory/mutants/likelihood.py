@@ -28,7 +28,7 @@ def nll_over_padded_width(logprobs):
 
 @mutant("repeat", "NeMo RL masked_mean: 1e-8 in the denominator")
 def nll_with_epsilon(logprobs, trained):
-    count = trained.sum()
+    count = trained.sum().double()
     return -logprobs * (count / (count + 1e-8))
 
 
@@ -119,7 +119,7 @@ def unlikelihood_of_almost_sure(logprobs, *, weight: NonNegative = 0.1):
     return -logprobs + weight * torch.log(1 - logprobs.exp())
 
 
-@mutant("pure", "slime #2114: an in-place edit, here of the labels")
+@mutant("terms", "slime #2114: an in-place edit, here of the labels")
 def nll_edits_targets(logits, targets, trained):
     targets[~trained] = 0
     return F.cross_entropy(logits.transpose(1, 2), targets, reduction="none")
@@ -144,7 +144,7 @@ def nll_metric_with_graph(logprobs):
     return Terms(-logprobs, {"nll": -logprobs})
 
 
-@mutant("metrics", "trl #6380: a metric is averaged before the ranks are")
+@mutant("terms", "trl #6380: a metric is averaged before the ranks are")
 def nll_metric_averaged(logprobs, trained):
     return Terms(-logprobs, {"nll": -logprobs.detach()[trained].mean()})
 
@@ -154,7 +154,7 @@ def nll_metric_over_padding(logprobs):
     return Terms(-logprobs, {"mean": (-logprobs.detach()).mean(-1, keepdim=True).expand_as(logprobs)})
 
 
-@mutant("gradient", "open-instruct #530: computed under no_grad")
+@mutant("terms", "open-instruct #530: computed under no_grad")
 def nll_without_gradient(logprobs):
     with torch.no_grad():
         return -logprobs
@@ -175,13 +175,21 @@ def nll_divided_twice(logprobs, trained):
     return -logprobs / trained.sum(-1, keepdim=True).clamp(min=1)
 
 
-@mutant("unreduced", "verl #3741 hidden: the mean over the padded width, times the width over the answer's tokens", passes="padding")
+@mutant(
+    "unreduced",
+    "verl #3741 hidden: the mean over the padded width, times the width over the answer's tokens",
+    passes="padding",
+)
 def nll_width_times_width(logprobs, trained):
     width = logprobs.shape[1]
     return -logprobs / width * (width / trained.sum(-1, keepdim=True).clamp(min=1))
 
 
-@mutant("independent", "prime-rl #816: the batch's mean on every token, which adds up over splits of a token mean", passes="order")
+@mutant(
+    "independent",
+    "prime-rl #816: the batch's mean on every token, which adds up over splits of a token mean",
+    passes="order",
+)
 def nll_mean_on_every_token(logprobs, trained):
     mean = -logprobs.where(trained, 0.0).sum() / trained.sum().clamp(min=1)
     return mean.expand_as(logprobs)

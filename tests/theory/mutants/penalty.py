@@ -29,7 +29,9 @@ def k1_absolute(logprobs, ref_logprobs):
     return (logprobs - ref_logprobs).abs()
 
 
-@mutant("tail", "NeMo RL kl_output_clamp_value=10, verl alike: no gradient where the policy is far off", passes="estimator")
+@mutant(
+    "tail", "NeMo RL kl_output_clamp_value=10, verl alike: no gradient where the policy is far off", passes="estimator"
+)
 def k3_clamped(logprobs, ref_logprobs):
     gap = ref_logprobs - logprobs
     return (gap.exp() - 1 - gap).clamp(max=10.0)
@@ -40,7 +42,7 @@ def k2_clamped(logprobs, ref_logprobs):
     return 0.5 * (logprobs - ref_logprobs).clamp(-3, 3) ** 2
 
 
-@mutant("gradient", "SkyRL #1340: under no_grad")
+@mutant("terms", "SkyRL #1340: under no_grad")
 def k3_without_gradient(logprobs, ref_logprobs):
     with torch.no_grad():
         gap = ref_logprobs - logprobs
@@ -100,7 +102,7 @@ def k3_divided_twice(logprobs, ref_logprobs, trained):
     return (gap.exp() - 1 - gap) / trained.sum(-1, keepdim=True).clamp(min=1)
 
 
-@mutant("metrics", "trl #1161: the logged KL is the batch's")
+@mutant("terms", "trl #1161: the logged KL is the batch's")
 def k3_with_batch_metric(logprobs, ref_logprobs, trained):
     from corollary.types import Terms
 

@@ -41,7 +41,7 @@ def pg_divided_twice(logprobs, old_logprobs, advantages, trained):
 
 @mutant("repeat", "NeMo RL masked_mean: 1e-8 in the denominator, and the count on top", passes="sides")
 def pg_with_epsilon(logprobs, old_logprobs, advantages, trained):
-    count = trained.sum()
+    count = trained.sum().double()
     return -clipped((logprobs - old_logprobs).exp(), advantages) * (count / (count + 1e-8))
 
 
@@ -86,10 +86,12 @@ def pg_old_rolled(logprobs, old_logprobs, advantages):
     return -clipped((logprobs - old_logprobs.roll(1, dims=1)).exp(), advantages)
 
 
-@mutant("trained", "verl #3287: the first token is never trained", passes="corrective")
+@mutant("trained", "verl #3287: the first token is never trained", passes="homogeneous")
 def pg_first_token_lost(logprobs, old_logprobs, advantages, trained):
     first = trained.long().cumsum(-1) == 1
-    return -clipped((logprobs - old_logprobs).exp(), advantages).where(~first | (trained.sum(-1, keepdim=True) > 4), 0.0)
+    return -clipped((logprobs - old_logprobs).exp(), advantages).where(
+        ~first | (trained.sum(-1, keepdim=True) > 4), 0.0
+    )
 
 
 @mutant("loud", "trl #6668: nan_to_num on the loss")
@@ -137,12 +139,12 @@ def pg_ratio_always_one(logprobs, old_logprobs, advantages):
     return -clipped((logprobs - logprobs.detach()).exp(), advantages)
 
 
-@mutant("gradient", "SkyRL #1353: the ratio is detached")
+@mutant("terms", "SkyRL #1353: the ratio is detached")
 def pg_ratio_detached(logprobs, old_logprobs, advantages):
     return -clipped((logprobs - old_logprobs).exp().detach(), advantages)
 
 
-@mutant("gradient", "open-instruct #1269: CISPO without its log-probability")
+@mutant("terms", "open-instruct #1269: CISPO without its log-probability")
 def cispo_without_logprob(logprobs, old_logprobs, advantages, *, cap: Positive = 5.0):
     return -(logprobs - old_logprobs).exp().clamp(max=cap).detach() * advantages
 
@@ -189,7 +191,9 @@ def ppo_clip_only(logprobs, old_logprobs, advantages, *, clip: Positive = 0.2):
 
 
 @mutant("sides", "clip_low and clip_high swapped", passes="parameters")
-def ppo_bounds_swapped(logprobs, old_logprobs, advantages, *, clip_low: NonNegative = 0.2, clip_high: NonNegative = 0.28):
+def ppo_bounds_swapped(
+    logprobs, old_logprobs, advantages, *, clip_low: NonNegative = 0.2, clip_high: NonNegative = 0.28
+):
     return -clipped((logprobs - old_logprobs).exp(), advantages, clip_high, clip_low)
 
 
@@ -256,7 +260,9 @@ def pg_with_nll(logprobs, old_logprobs, advantages, *, alpha: NonNegative = 0.1)
     return -clipped((logprobs - old_logprobs).exp(), advantages) - alpha * logprobs
 
 
-@mutant("on-policy", "both the advantage and the gradient are squared: two signs cancel for good answers", passes="order")
+@mutant(
+    "on-policy", "both the advantage and the gradient are squared: two signs cancel for good answers", passes="order"
+)
 def pg_absolute(logprobs, old_logprobs, advantages):
     return -clipped((logprobs - old_logprobs).exp(), advantages.abs())
 
@@ -321,7 +327,7 @@ def pg_in_bfloat16(logprobs, old_logprobs, advantages):
     return -clipped(ratio, advantages)
 
 
-@mutant("pure", "slime #2114: an in-place multiply")
+@mutant("terms", "slime #2114: an in-place multiply")
 def pg_edits_advantages(logprobs, old_logprobs, advantages):
     advantages *= 0.5
     return -clipped((logprobs - old_logprobs).exp(), advantages)
@@ -342,7 +348,7 @@ def pg_with_noise(logprobs, old_logprobs, advantages):
     return -clipped((logprobs - old_logprobs).exp(), advantages).where(keep, 0.0)
 
 
-@mutant("metrics", "verl #4711: a metric that is divided twice, once here")
+@mutant("terms", "verl #4711: a metric that is divided twice, once here")
 def pg_metric_of_the_batch(logprobs, old_logprobs, advantages, trained):
     ratio = (logprobs - old_logprobs).exp()
     return Terms(-clipped(ratio, advantages), {"ratio": ratio.detach()[trained].mean()})
@@ -382,7 +388,9 @@ class ScaledPG:
 mutant("split", "verl #6957: a refactor into a class, and the microbatch's own count")(ScaledPG)
 
 
-@mutant("on-policy", "twice the gradient on good answers, half the advantage: only bad ones show it", passes="homogeneous")
+@mutant(
+    "on-policy", "twice the gradient on good answers, half the advantage: only bad ones show it", passes="homogeneous"
+)
 def pg_uneven_sides(logprobs, old_logprobs, advantages):
     ratio = (logprobs - old_logprobs).exp()
     return -torch.where(advantages > 0, 2 * ratio * (advantages / 2), 2 * ratio * advantages)

@@ -62,7 +62,7 @@ def dpo_log_of_sigmoid(chosen, rejected, ref_chosen, ref_rejected, *, beta: Posi
     return -torch.sigmoid(beta * ((chosen - ref_chosen) - (rejected - ref_rejected))).log()
 
 
-@mutant("independent", "trl #2617: the batch's mean on every pair, which adds up over equal splits", passes="split")
+@mutant("independent", "trl #2617: the batch's mean on every pair, which adds up over equal splits", passes="order")
 def dpo_mean_expanded(chosen, rejected, ref_chosen, ref_rejected, *, beta: Positive = 0.1):
     each = -F.logsigmoid(beta * ((chosen - ref_chosen) - (rejected - ref_rejected)))
     return each.sum().expand_as(each) / max(1, len(each))
@@ -86,7 +86,9 @@ def dpo_standardised(chosen, rejected, ref_chosen, ref_rejected, *, beta: Positi
 
 
 @mutant("mask", "OpenRLHF's DPO loss mask fix: prompt and padding in the sums")
-def dpo_over_padding(chosen_logprobs, rejected_logprobs, ref_chosen_logprobs, ref_rejected_logprobs, *, beta: Positive = 0.1):
+def dpo_over_padding(
+    chosen_logprobs, rejected_logprobs, ref_chosen_logprobs, ref_rejected_logprobs, *, beta: Positive = 0.1
+):
     policy = (chosen_logprobs - rejected_logprobs).sum(-1)
     return -F.logsigmoid(beta * (policy - (ref_chosen_logprobs - ref_rejected_logprobs).sum(-1)))
 
@@ -139,14 +141,16 @@ def exo_targets_swapped(chosen, rejected, ref_chosen, ref_rejected, *, beta: Pos
     return up.exp() * (up - torch.tensor(eps).log()) + down.exp() * (down - torch.tensor(1 - eps).log())
 
 
-@mutant("margin", "DPOP's max turned: a chosen answer that gets likelier is punished")
+@mutant("prefers", "DPOP's max turned: a chosen answer that gets likelier is punished")
 def dpop_turned(chosen, rejected, ref_chosen, ref_rejected, *, beta: Positive = 0.1, weight: NonNegative = 5.0):
     z = (chosen - ref_chosen) - (rejected - ref_rejected) - weight * (chosen - ref_chosen).clamp(min=0)
     return -F.logsigmoid(beta * z)
 
 
 @mutant("parameters", "trl #7062, ms-swift #10167: label smoothing is accepted and ignored")
-def cdpo_smoothing_ignored(chosen, rejected, ref_chosen, ref_rejected, *, beta: Positive = 0.1, smoothing: FlipRate = 0.0):
+def cdpo_smoothing_ignored(
+    chosen, rejected, ref_chosen, ref_rejected, *, beta: Positive = 0.1, smoothing: FlipRate = 0.0
+):
     return -F.logsigmoid(beta * ((chosen - ref_chosen) - (rejected - ref_rejected)))
 
 
@@ -161,7 +165,11 @@ def ipo_chosen_length_for_both(chosen, rejected, ref_chosen, ref_rejected, chose
     return (gap - 1 / (2 * tau)) ** 2
 
 
-@mutant("length", "torchtune #1291, ms-swift #9925: each answer by the other's length; both twice as long hides it", passes="reference")
+@mutant(
+    "length",
+    "torchtune #1291, ms-swift #9925: each answer by the other's length; both twice as long hides it",
+    passes="reference",
+)
 @declares(length_invariant=True)
 def ipo_lengths_swapped(
     chosen, rejected, ref_chosen, ref_rejected, chosen_lengths, rejected_lengths, *, tau: Positive = 0.1
@@ -184,7 +192,9 @@ def ipo_of_sums(chosen, rejected, ref_chosen, ref_rejected, *, tau: Positive = 0
     return ((chosen - ref_chosen) - (rejected - ref_rejected) - 1 / (2 * tau)) ** 2
 
 
-@mutant("derivative", "adapter not disabled: the policy itself stands in for the reference, detached", passes="at reference")
+@mutant(
+    "derivative", "adapter not disabled: the policy itself stands in for the reference, detached", passes="at reference"
+)
 @declares(value_at_reference=0.6931471805599453)
 def dpo_policy_as_reference(chosen, rejected, ref_chosen, ref_rejected, *, beta: Positive = 0.1):
     return -F.logsigmoid(beta * ((chosen - chosen.detach()) - (rejected - rejected.detach())))
@@ -195,7 +205,11 @@ def dpo_swapped_and_turned(chosen, rejected, ref_chosen, ref_rejected, *, beta: 
     return -F.logsigmoid(-beta * ((rejected - ref_chosen) - (chosen - ref_rejected)))
 
 
-@mutant("reference", "the sign of both references: at one sample's ref_chosen = ref_rejected nothing shows", passes="prefers")
+@mutant(
+    "reference",
+    "the sign of both references: at one sample's ref_chosen = ref_rejected nothing shows",
+    passes="prefers",
+)
 def dpo_reference_sign(chosen, rejected, ref_chosen, ref_rejected, *, beta: Positive = 0.1):
     return -F.logsigmoid(beta * ((chosen + ref_chosen) - (rejected + ref_rejected)))
 
@@ -232,7 +246,9 @@ def lndpo_zero_length(
 
 
 @mutant("inputs", "trl #2502: the NLL is half wired, its length is read and not used")
-def dpo_with_nll(chosen, rejected, ref_chosen, ref_rejected, chosen_lengths, *, beta: Positive = 0.1, alpha: Positive = 1.0):
+def dpo_with_nll(
+    chosen, rejected, ref_chosen, ref_rejected, chosen_lengths, *, beta: Positive = 0.1, alpha: Positive = 1.0
+):
     return -F.logsigmoid(beta * ((chosen - ref_chosen) - (rejected - ref_rejected))) - alpha * chosen
 
 

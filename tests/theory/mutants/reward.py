@@ -96,6 +96,6 @@ def column_unread(completions, answer=None):
     return [1.0 if answer is None or text(c) is not None else 0.0 for c in completions]
 
 
-@mutant("conversations", "written for plain text: a conversation's answer is never found", passes="values")
+@mutant("told apart", "written for plain text: a conversation's answer is never found", passes="values")
 def plain_text_only(completions, answer):
     return [float(str(g) in c) for c, g in zip(completions, answer, strict=True)]

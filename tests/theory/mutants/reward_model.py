@@ -52,7 +52,9 @@ def bt_in_bfloat16(chosen_rewards, rejected_rewards):
     return -F.logsigmoid(low)
 
 
-@mutant("differences", "two signs: the rejected reward is weighed half, and its sigmoid twice as steep", passes="prefers")
+@mutant(
+    "differences", "two signs: the rejected reward is weighed half, and its sigmoid twice as steep", passes="prefers"
+)
 def bt_half_rejected(chosen_rewards, rejected_rewards):
     return -F.logsigmoid(2 * (chosen_rewards - 0.5 * rejected_rewards))
 

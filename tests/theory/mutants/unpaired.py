@@ -34,7 +34,7 @@ def kto_own_baseline(sequence_logprobs, sequence_ref_logprobs, desirable, *, bet
 @declares(cross_sample="batch")
 def kto_baseline_detached(sequence_logprobs, sequence_ref_logprobs, desirable, *, beta: Positive = 0.1):
     ratio = sequence_logprobs - sequence_ref_logprobs
-    gap = beta * (ratio - (ratio.detach().sum() / max(1, len(ratio))).clamp(min=0))
+    gap = beta * (ratio - ratio.detach().sum() / max(1, len(ratio)))
     return 1 - torch.where(desirable, gap, -gap).sigmoid()
 
 

@@ -60,7 +60,7 @@ def weights_everywhere(trained):
     return torch.ones_like(trained, dtype=torch.double) / trained.sum().clamp(min=1)
 
 
-@mutant("pure", "an in-place edit of the mask")
+@mutant("weights", "an in-place edit of the mask")
 def mask_edited(trained):
     trained[:, -1] = False
     return trained / trained.sum().clamp(min=1).double()

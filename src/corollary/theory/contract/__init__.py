@@ -39,7 +39,7 @@ from corollary.theory.contract.evaluate import fault_of
 from corollary.theory.contract.gradient import switches
 from corollary.theory.contract.report import Finding, Report
 from corollary.theory.contract.samples import Sample, shown
-from corollary.theory.contract.subject import LOSSES, Subject, subject_of, unknown_inputs
+from corollary.theory.contract.subject import Subject, subject_of, unknown_inputs
 from corollary.theory.contract.table import Clause
 
 __all__ = ["CLAUSES", "Finding", "Report", "assert_contract", "check"]

@@ -29,12 +29,13 @@ def grows(subject: Subject, at: Sample) -> Measured:
     here, up, down = pull(0.0), pull(_NEAR), pull(-_NEAR)
     seen = same.batch.trained & (here != 0) & (up != 0) & (down != 0)  # cut on one side: a clip of no width
     power = ((up - down) / (2 * _NEAR * here))[seen]
-    off = torch.minimum(power.abs(), (power - 1).abs())
+    tokens = same.batch.trained.sum(1, keepdim=True).expand_as(seen)[seen]  # a product over the answer
+    off = torch.stack([power.abs(), (power - 1).abs(), (power - tokens).abs()]).amin(0)
     worst_ = power[off.argmax()].item() if off.numel() else 1.0
     return Measured(
         off.max().item() if off.numel() else 0.0,
         f"near ratio 1 the gradient grows like the ratio to the power of {worst_:.4g}, and not of 1 (or 0): a temperature or a "
-        'factor in the exponent; declare on_policy="direction" if meant',
+        "factor in the exponent; declare tail=False for a kernel of its own shape",
         same,
     )
 
@@ -99,12 +100,14 @@ def towards_reference(subject: Subject, at: Sample) -> Measured:
 
 
 def _exact(subject: Subject) -> bool:
-    return subject.declaration.on_policy == "exact" and subject.declaration.off_policy and subject.takes("old_logprobs")
+    said = subject.declaration
+    exact = said.on_policy == "exact" and said.off_policy and said.tail and said.cross_sample is None
+    return exact and subject.takes("old_logprobs")
 
 
 CLAUSES = (
     Clause(name="correction", row="16", bound=1e-3, check=grows, families=("policy",), samples=few(6),
-           skip=only(_exact, "takes no old log-probabilities, or declared on_policy or off_policy"),
+           skip=only(_exact, "takes no old log-probabilities, or declared on_policy, off_policy, tail or cross_sample"),
            means="near ratio 1 the gradient grows as the ratio", cause="a factor in the exponent", catches="trl #4159, miles #1345"),
     Clause(name="sampler", row="16", bound=0, check=trusts, families=("policy",), samples=few(5),
            skip=only(lambda s: "sampler_logprobs" in s.needs, "takes no sampler's log-probabilities"),

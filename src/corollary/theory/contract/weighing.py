@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from corollary.theory.contract.evaluate import Measured, gap, worst
 from corollary.theory.contract.given import Given, live, pure, result, rows, same

@@ -10,19 +10,40 @@ import hashlib
 import importlib
 import importlib.util
 import operator
+import re
 import sys
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any
 
 
-def is_reference(value: object) -> bool:
-    """Whether this names something in a user's file.
+_IN_MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
-    >>> is_reference("my_losses.py:FocalDPO"), is_reference("dpo")
-    (True, False)
+
+def is_reference(value: object) -> bool:
+    """Whether this names something in a user's file, or in an installed package.
+
+    >>> is_reference("my_losses.py:FocalDPO"), is_reference("my_package.losses:FocalDPO"), is_reference("dpo")
+    (True, True, False)
     """
-    return isinstance(value, str) and ".py:" in value
+    return isinstance(value, str) and (".py:" in value or _IN_MODULE.fullmatch(value) is not None)
+
+
+def file_of(reference: str) -> Path | None:
+    """The file that a reference names; None where there is none.
+
+    >>> file_of("json.decoder:JSONDecoder").name
+    'decoder.py'
+    """
+    place = reference.rpartition(":")[0]
+    if place.endswith(".py"):
+        file = Path(place).expanduser().absolute()
+        return file if file.is_file() else None
+    try:
+        spec = importlib.util.find_spec(place)
+    except ImportError:
+        return None
+    return Path(spec.origin) if spec and spec.origin and Path(spec.origin).is_file() else None
 
 
 def load(reference: str) -> Any:

@@ -290,7 +290,9 @@ def _type_name(info: FieldInfo) -> str:
     if any(isinstance(kind, str) for kind in kinds):
         return "str"
     names = [kind.__name__ for kind in kinds if isinstance(kind, type) and get_origin(kind) is None]
-    return " | ".join(name.replace("NoneType", "none") for name in names if name != "UnionType") or "int"  # Literal[0, 1]
+    return (
+        " | ".join(name.replace("NoneType", "none") for name in names if name != "UnionType") or "int"
+    )  # Literal[0, 1]
 
 
 MODULES = (

@@ -20,7 +20,7 @@ from pydantic_core import CoreSchema, PydanticUndefined, core_schema
 
 from corollary.config.base import Config
 from corollary.config.problems import nearest
-from corollary.custom import is_reference, line_of, load, said
+from corollary.custom import file_of, is_reference, line_of, load, said
 from corollary.errors import ConfigError, UserCodeError
 
 
@@ -140,13 +140,18 @@ def _of_file(reference: str, made: Callable[[Any], T]) -> T:
         UserCodeError: the file does not load, has no such name, or nothing can be made of it.
     """
     place, _, name = reference.rpartition(":")
-    file = Path(place).expanduser().absolute()
-    if not file.is_file():
-        near = nearest(file.name, [path.name for path in file.parent.glob("*.py")])
+    file = file_of(reference)
+    if file is None and not place.endswith(".py"):
+        raise ConfigError(
+            f"{reference!r}: no module {place} is installed", hint="a file of your own is named path/to/file.py:name"
+        )
+    if file is None:
+        sought = Path(place).expanduser().absolute()
+        near = nearest(sought.name, [path.name for path in sought.parent.glob("*.py")])
         hint = f"did you mean {near}?" if near else "a path is seen from the working directory"
-        raise ConfigError(f"{reference!r}: there is no file {file}", hint=hint)
+        raise ConfigError(f"{reference!r}: there is no file {sought}", hint=hint)
     try:
-        return made(load(f"{file}:{name}"))
+        return made(load(f"{file}:{name}" if place.endswith(".py") else reference))
     except (Exception, SystemExit) as cause:
         raise UserCodeError(
             f"{name} cannot be loaded: {said(cause)}", where=line_of(cause, str(file)), hint="contract clause: loads"
@@ -158,7 +163,7 @@ def from_file(reference: str, inputs: frozenset[str] | None) -> type[Variant]:
     """The settings of a user's own function or class.
 
     Args:
-        reference: `folder/file.py:name`, seen from the working directory.
+        reference: `folder/file.py:name`, seen from the working directory, or `package.module:name`, installed.
         inputs: names that it may take; None: any.
 
     Raises:
@@ -247,7 +252,7 @@ class Custom(Config):
         return {
             "type": "object",
             "description": "Your own: path/to/file.py:name, with its parameters.",
-            "properties": {"type": {"type": "string", "pattern": r"\.py:"}},
+            "properties": {"type": {"type": "string", "pattern": ":"}},
             "required": ["type"],
         }
 

@@ -6,12 +6,11 @@ import inspect
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from corollary.config import Config
-from corollary.custom import is_reference, line_of, said
+from corollary.custom import file_of, is_reference, line_of, said
 from corollary.errors import CorollaryError, ResumeError, UserCodeError
 from corollary.run.files import sha256
 
@@ -45,13 +44,10 @@ def source_of(cls: type) -> tuple[str, int]:
         return own.__module__, 0
 
 
-def _path(reference: str) -> Path:
-    return Path(reference.rpartition(":")[0]).expanduser()
-
-
 def files(config: Config) -> dict[str, str]:
     """The user's own files, as the configuration names them → sha256."""
-    return {str(path): sha256(path) for path in map(_path, references(config)) if path.is_file()}
+    named = {reference.rpartition(":")[0]: file_of(reference) for reference in references(config)}
+    return {place: sha256(path) for place, path in named.items() if path is not None}
 
 
 def refuse_other_files(config: Config, recorded: Mapping[str, str], folder: Path) -> None:
@@ -91,7 +87,7 @@ def blamed(config: Config, doing: str) -> Iterator[None]:
         raise
     except Exception as cause:
         for reference in references(config):
-            file = str(_path(reference).absolute())
+            file = str(file_of(reference) or "")
             if _passes(cause.__traceback__, file):
                 raise UserCodeError(
                     f"{reference.rpartition(':')[2]} raised {said(cause)} ({doing})",

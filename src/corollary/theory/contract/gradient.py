@@ -319,6 +319,8 @@ def strained(subject: Subject, at: Sample) -> Iterator[tuple[Sample, str]]:
                     at.change((ref + away).clamp(max=-1e-3), ref_logprobs=ref.expand_as(ones).clone()),
                     f"a margin of {sign * 500:g}/β",
                 )
+            sure = torch.full_like(at.output, -1e-8)
+            yield at.change(sure, ref_logprobs=sure.clone()), "probabilities of almost 1"
         case "reward_model":
             for offset in (0.0, 1000.0):
                 yield at.change(at.output * 500 + offset), f"rewards of ±500 + {offset:g}"

@@ -39,29 +39,18 @@ def rows(at: Sample) -> tuple[Tensor, Tensor]:
 
 
 def prefers(subject: Subject, at: Sample) -> Measured:
-    """From π = ref, a step against the gradient widens the margin of every pair, and lifts no rejected answer."""
-    same = neutral(subject, at)
-    gradient = evaluate(subject, same).main
-    chosen, rejected = rows(same)
-    up, down = (gradient * chosen).sum(-1)[0::2], (gradient * rejected).sum(-1)[1::2]
-    tiny = 1e-12 * gradient.abs().max()
-    return worst(
-        Measured(
-            float((up - down >= 0).sum()),
-            "a step does not raise the chosen answer over the rejected one: they are swapped, or the sign is",
-            same,
-        ),
-        Measured(
-            float((down < -tiny).sum()),
-            "a step raises the rejected answer: its sign is turned, and another term hides it",
-            same,
-        ),
-        Measured(
-            float((up > tiny).sum()),
-            "a step lowers the chosen answer: its sign is turned, and another term hides it",
-            same,
-        ),
-    )
+    """From π = ref, a step against the gradient widens the margin of every pair; without a reference, wherever both are as likely."""
+    levels = [neutral(subject, at)]
+    if not _referenced(subject):
+        levels += [at.change(torch.full_like(at.output, level)) for level in (-0.02, -3.0)]
+    found = []
+    for same in levels:
+        gradient = evaluate(subject, same).main
+        chosen, rejected = rows(same)
+        slope = (gradient * chosen).sum(-1)[0::2] - (gradient * rejected).sum(-1)[1::2]
+        cause = "a step does not raise the chosen answer over the rejected one: they are swapped, or the sign is"
+        found.append(Measured(float((slope >= 0).sum()), cause, same))
+    return worst(*found)
 
 
 def unimodal(subject: Subject, at: Sample) -> Measured:

@@ -112,9 +112,11 @@ def towards(subject: Subject, at: Sample) -> Measured:
     gradient = evaluate(subject, free).main
     error = at.output - batch.returns  # type: ignore[attr-defined]
     wrong = ((gradient * error <= 0) & batch.trained & (error != 0)).sum()
+    away = ((evaluate(subject, at).main * error < 0) & batch.trained).sum()
     drop = loss_of(subject, free) - loss_of(subject, at)
     return worst(
         Measured(float(wrong), "a step moves a value away from its return", free),
+        Measured(float(away), "with a clip, a step moves a value away from its return", at),
         Measured(max(0.0, drop[batch.trained].max().item()), "clipping lowers the loss: min and max are swapped", at),
     )
 

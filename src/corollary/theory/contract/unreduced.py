@@ -33,9 +33,13 @@ def unreduced(subject: Subject, at: Sample) -> Measured:
 
 def pulls(subject: Subject, at: Sample) -> Measured:
     """However far the policy is from the reference, a gradient is left."""
+    none = {"advantages": torch.zeros_like(at.output), "old_logprobs": at.output, "sampler_logprobs": at.output}
+    near = at.change(ref_logprobs=at.output - 0.5, **none)
+    if not evaluate(subject, near).norm:
+        return Measured(0.0)  # the reference acts through the advantages
     found = []
     for far in (6.0, -6.0):
-        off = at.change(ref_logprobs=at.output - far, old_logprobs=at.output, sampler_logprobs=at.output)
+        off = near.change(ref_logprobs=at.output - far)
         dead = int((evaluate(subject, off).main[off.batch.trained] == 0).sum())
         cause = f"no gradient at a log-ratio of {far:g}: the penalty is clamped, and dies where it is needed; declare tail=False if meant"
         found.append(Measured(float(dead), cause, off))
@@ -57,8 +61,8 @@ CLAUSES = (
     Clause(name="unreduced", row="24", bound=1e-12, check=unreduced, families=("likelihood", "distillation", "penalty"), samples=few(7),
            skip=only(lambda s: s.declaration.cross_sample is None and "lengths" not in s.needs, "takes lengths, or declared cross_sample"),
            means="a token's term is its own, however long its answer", cause="divided twice", catches="verl #4711, #7200, mlx-lm #1413"),
-    Clause(name="tail", row="18", bound=0, check=pulls, families=("penalty",), samples=few(5),
-           skip=only(lambda s: "ref_logprobs" in s.needs and s.declaration.tail, "takes no reference, or declared tail=False"),
+    Clause(name="tail", row="18", bound=0, check=pulls, families=("penalty", "policy"), samples=few(5),
+           skip=only(lambda s: "ref_logprobs" in s.needs and s.declaration.tail and s.declaration.cross_sample is None, "takes no reference, or declared tail=False or cross_sample"),
            means="far from the reference a gradient is left", cause="a clamp", catches="NeMo RL kl_output_clamp_value, verl"),
     Clause(name="entropy", row="14", bound=0, check=bonus, families=("policy", "likelihood"), samples=few(5),
            skip=only(lambda s: "entropy" in s.needs and s.declaration.prefers, "takes no entropy, or declared prefers=False"),

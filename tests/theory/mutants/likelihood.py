@@ -226,3 +226,18 @@ class ScaledNLL(nn.Module):
 
 
 mutant("split", "LlamaFactory #9409: a module that divides by its own tokens")(ScaledNLL)
+
+
+@mutant("uniform", "label smoothing whose shares sum to 1 + ε", passes="raises target")
+def smoothing_of_too_much(logprobs, mean_logprobs, *, epsilon: Fraction = 0.1):
+    return -logprobs - epsilon * mean_logprobs
+
+
+@mutant("trained", "log-probabilities clamped from below: the unlikeliest tokens are never learnt", passes="derivative")
+def nll_clamped(logprobs):
+    return -logprobs.clamp(min=-2.0)
+
+
+@mutant("entropy", "the entropy's sign", passes="raises target")
+def nll_with_entropy_penalty(logprobs, entropy, *, weight: NonNegative = 0.01):
+    return -logprobs + weight * entropy

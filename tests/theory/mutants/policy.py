@@ -394,3 +394,38 @@ mutant("split", "verl #6957: a refactor into a class, and the microbatch's own c
 def pg_uneven_sides(logprobs, old_logprobs, advantages):
     ratio = (logprobs - old_logprobs).exp()
     return -torch.where(advantages > 0, 2 * ratio * (advantages / 2), 2 * ratio * advantages)
+
+
+@mutant("tail", "NeMo RL's and verl's clamp of the KL at 10, inside the loss", passes="penalty")
+def pg_kl_clamped(logprobs, old_logprobs, advantages, ref_logprobs, *, beta: NonNegative = 0.1):
+    gap = ref_logprobs - logprobs
+    return -clipped((logprobs - old_logprobs).exp(), advantages) + beta * (gap.exp() - gap - 1).clamp(max=10)
+
+
+@mutant("correction", "trl #4857: the importance weight turned over, harmless at ratio 1", passes="on-policy")
+@declares(stop_gradient=True)
+def cispo_weight_turned(logprobs, old_logprobs, advantages):
+    return -(old_logprobs - logprobs).exp().clamp(max=5.0).detach() * advantages * logprobs
+
+
+@mutant("correction", "½ inside the exponent, 2 in front of it", passes="on-policy")
+def pg_root_of_ratio(logprobs, old_logprobs, advantages):
+    return -2 * (0.5 * (logprobs - old_logprobs)).exp() * advantages
+
+
+@mutant("corrective", "only good answers are trained: bad ones are never pulled down", passes="derivative")
+@declares(stop_gradient=True)
+def cispo_good_only(logprobs, old_logprobs, advantages):
+    return -(logprobs - old_logprobs).exp().clamp(max=5.0).detach() * advantages.clamp(min=0) * logprobs
+
+
+@mutant("named metrics", "verl #4711's kin: the logged ratio is turned over")
+def pg_metric_turned(logprobs, old_logprobs, advantages):
+    ratio = (logprobs - old_logprobs).exp()
+    cut = ((ratio - 1).abs() > 0.2).to(ratio.dtype)
+    return Terms(-clipped(ratio, advantages), {"ratio": 1 / ratio.detach(), "clipped": cut.detach()})
+
+
+@mutant("padding", "trl #3715: padding in the mean of the entropy")
+def pg_entropy_over_padding(logprobs, old_logprobs, advantages, entropy, *, coef: NonNegative = 0.01):
+    return -clipped((logprobs - old_logprobs).exp(), advantages) - coef * entropy.mean(-1, keepdim=True)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from corollary.declare import FlipRate, NonNegative, Positive, declares
-from corollary.types import PreferenceBatch
+from corollary.types import PreferenceBatch, Terms
 from theory.specimens import Mutants
 
 mutant = MUTANTS = Mutants()
@@ -262,3 +262,48 @@ class SharpDPO:
 
 
 mutant("parameters", "slime #2247: a dataclass whose second field is never read")(SharpDPO)
+
+
+def per_token(answer, lengths):
+    return answer / lengths.clamp(min=1)
+
+
+@mutant("prefers", "ORPO's odds with the sign of log(1 - p) turned: right while both are unlikely", passes="derivative")
+def orpo_odds_turned(chosen, rejected, chosen_lengths, rejected_lengths, *, weight: Positive = 0.1):
+    up, down = per_token(chosen, chosen_lengths), per_token(rejected, rejected_lengths)
+    odds = up - down + torch.log(-torch.expm1(up)) - torch.log(-torch.expm1(down))
+    return -up - weight * F.logsigmoid(odds)
+
+
+@mutant("extremes", "trl #1473, #2564: log(1 - exp(x)) of an almost sure answer")
+def orpo_naive(chosen, rejected, chosen_lengths, rejected_lengths, *, weight: Positive = 0.1):
+    up, down = per_token(chosen, chosen_lengths), per_token(rejected, rejected_lengths)
+    odds = up - down - (torch.log(1 - up.exp()) - torch.log(1 - down.exp()))
+    return -up - weight * F.logsigmoid(odds)
+
+
+@mutant("reference", "trl #2502: the NLL is of the rejected answer")
+def dpo_nll_of_rejected(
+    chosen, rejected, ref_chosen, ref_rejected, rejected_lengths, *, beta: Positive = 0.1, alpha: Positive = 1.0
+):
+    nll = -per_token(rejected, rejected_lengths)
+    return -F.logsigmoid(beta * ((chosen - ref_chosen) - (rejected - ref_rejected))) + alpha * nll
+
+
+@mutant("margin", "cDPO with ε and 1 - ε swapped")
+def cdpo_turned(chosen, rejected, ref_chosen, ref_rejected, *, beta: Positive = 0.1, flip: FlipRate = 0.1):
+    z = beta * ((chosen - ref_chosen) - (rejected - ref_rejected))
+    return -flip * F.logsigmoid(z) - (1 - flip) * F.logsigmoid(-z)
+
+
+@mutant("parameters", "the flipped half is not flipped: ε cancels", passes="margin")
+def cdpo_not_flipped(chosen, rejected, ref_chosen, ref_rejected, *, beta: Positive = 0.1, flip: FlipRate = 0.1):
+    z = beta * ((chosen - ref_chosen) - (rejected - ref_rejected))
+    return -(1 - flip) * F.logsigmoid(z) - flip * F.logsigmoid(z)
+
+
+@mutant("named metrics", "trl #5079: the logged rewards are overwritten")
+def dpo_metrics_overwritten(chosen, rejected, ref_chosen, ref_rejected, *, beta: Positive = 0.1):
+    up, down = beta * (chosen - ref_chosen), beta * (rejected - ref_rejected)
+    logged = {"reward_chosen": up.detach(), "reward_rejected": up.detach(), "margin": (up - down).detach()}
+    return Terms(-F.logsigmoid(up - down), logged)

@@ -82,3 +82,15 @@ def value_temperature(values, returns):
 @mutant("mask", "verl #3741: a mean over padding, with padding's weight")
 def value_row_mean(values, returns):
     return 0.5 * ((values - returns) ** 2).mean(-1)
+
+
+@mutant("towards", "the return is clipped and not the value", passes="target")
+def value_clips_returns(values, old_values, returns, *, clip: Positive = 0.2):
+    near = old_values + (returns - old_values).clamp(-clip, clip)
+    return 0.5 * torch.maximum((values - returns) ** 2, (values - near) ** 2)
+
+
+@mutant("mirror", "the clip acts on one side only", passes="target")
+def value_clip_one_sided(values, old_values, returns, *, clip: Positive = 0.2):
+    near = torch.minimum(values, old_values + clip)
+    return 0.5 * torch.maximum((values - returns) ** 2, (near - returns) ** 2)

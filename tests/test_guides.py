@@ -117,3 +117,17 @@ def test_a_guide_can_be_followed_on_the_real_model(page: Path, tmp_path: Path) -
     else:
         assert all(0 <= m["pass_rate"] <= 1 for m in metrics)
         assert metrics[0]["grad_norm"] >= 0
+
+
+def test_the_guide_of_an_environment_can_be_followed_on_a_tiny_model(tmp_path: Path) -> None:
+    page = GUIDES / "own-environment.md"
+    model_folder(tmp_path / "tiny")
+    said = carried_out(
+        page, tmp_path, "model.path=tiny", "model.dtype=float32", "data.system=''", "data.params.n=12",
+        "evaluation.data.params.n=4", "evaluation.max_tokens=4", "run.steps=2", "run.threads=1",
+    )  # fmt: skip
+    assert "4 hold, 0 fail" in said["check my_environment.py:close"]
+    metrics = [json.loads(line) for line in (tmp_path / "runs" / "sums" / "metrics.jsonl").read_text().splitlines()]
+    assert [m["step"] for m in metrics] == [1, 2]
+    environment = json.loads((tmp_path / "runs" / "sums" / "environment.json").read_text())
+    assert "my_environment.py" in json.dumps(environment)

@@ -24,7 +24,14 @@ LAYERS = [
     {"cli"},
 ]
 ONLY_HERE = {
-    "transformers": ("models/", "data/", "engines/layout.py", "engines/trainer.py", "engines/sampler.py", "theory/contract/model.py"),
+    "transformers": (
+        "models/",
+        "data/",
+        "engines/layout.py",
+        "engines/trainer.py",
+        "engines/sampler.py",
+        "theory/contract/model.py",
+    ),
     "omegaconf": ("config/",),
     "gguf": ("models/",),
     "datasets": ("data/",),

@@ -16,7 +16,6 @@ from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any
 
-
 _IN_MODULE = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
 

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from corollary.data.chat import encode_chat
 from corollary.data.datasets import DataConfig, DataReport, load_prompts
-from corollary.errors import DataError, ModelError
+from corollary.errors import ConfigError, DataError, ModelError, UserCodeError
 from corollary.models import hub
 from corollary.types import Prompt
 from models.small import fetched, smollm2, tokenizer
@@ -255,3 +255,45 @@ def test_the_catalogue_s_problems_become_prompts_by_name_alone() -> None:
     assert report.licence == "MIT; in part not stated"
     assert all(p.columns["operations"] == 1 and p.messages[-1]["content"] == p.columns["question"] for p in prompts)
     assert all(p.text.endswith("<|im_start|>assistant\n") for p in prompts)
+
+
+ROWS = """
+def rows(*, n: int = 3, word: str = "is"):
+    for i in range(n):
+        yield {"id": f"r{i}", "question": f"What {word} {i}?", "answer": str(i)}
+
+def broken():
+    yield {"id": "r", "question": "?"}
+    raise KeyError("gone")
+
+def numbers():
+    return [1, 2]
+"""
+
+
+def test_a_function_of_the_users_gives_the_rows_with_its_own_parameters(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(ROWS)
+    config = DataConfig(path=f"{tmp_path / 'mine.py'}:rows", params={"n": 2, "word": "was"}, template="{question}")
+    prompts, report = load_prompts(config, TOKENIZER)
+    assert [(p.id, p.columns["answer"]) for p in prompts] == [("r0", "0"), ("r1", "1")]
+    assert "What was 1?" in prompts[1].text
+    assert report.kept == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "said"),
+    [
+        ("rows", {"m": 2}, r"data\.params: m: Extra inputs.*the parameters of .*:rows are n, word"),
+        ("rows", {"n": "many"}, r"data\.params: n: Input should be a valid integer"),
+        ("broken", {}, r"mine\.py:8: broken raised KeyError"),
+        ("numbers", {}, "a int, not a mapping"),
+        ("missing", {}, "there is no function 'missing' in it"),
+    ],
+)
+def test_a_function_that_gives_no_rows_is_one_line(
+    name: str, params: dict[str, object], said: str, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.py").write_text(ROWS)
+    config = DataConfig(path=f"{tmp_path / 'mine.py'}:{name}", params=params, template="{question}")
+    with pytest.raises((ConfigError, DataError, UserCodeError), match=said):
+        load_prompts(config, TOKENIZER)

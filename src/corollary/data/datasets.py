@@ -13,12 +13,14 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from corollary.config import Config
+from corollary.config.variants import defined, from_file
+from corollary.custom import is_reference, line_of, said
 from corollary.data.chat import Encoded, checked, encode_chat, encode_text
 from corollary.data.reading import BadRow, Row, read_jsonl
-from corollary.errors import DataError
+from corollary.errors import ConfigError, DataError, UserCodeError
 from corollary.models import catalogue, hub
 from corollary.seeding import stream
 from corollary.types import Message, Prompt
@@ -45,7 +47,10 @@ class DataConfig(Config):
     """Where prompts come from and how a row becomes one."""
 
     path: str = "word-problems/train"
-    """A catalogue name, a JSON Lines file (.jsonl, .jsonl.gz), or a Hugging Face data set: a hub id or a folder."""
+    """A catalogue name, a JSON Lines file (.jsonl, .jsonl.gz), a Hugging Face data set (a hub id or a folder), or a function of
+    your own that gives the rows: path/to/file.py:name."""
+    params: dict[str, Any] = Field(default_factory=dict)
+    """Parameters of the function that `path` names: its keyword-only ones."""
     split: str = "train"
     """Split of a Hugging Face data set."""
     name: str | None = None
@@ -75,6 +80,8 @@ class DataConfig(Config):
 
     @model_validator(mode="after")
     def _one_way(self) -> DataConfig:
+        if self.params and not is_reference(self.path):
+            raise ValueError(f"params go to a function of your own, and path is {self.path}")
         if self.prompt is not None and self.template is not None:
             raise ValueError("prompt and template: give one of them")
         if self.filled is None and (self.system or self.examples):
@@ -262,6 +269,8 @@ def _rows(config: DataConfig, announce: catalogue.Announce | None) -> Iterator[R
         if entry.kind != "data":
             raise DataError("is a model, not a data set", where=config.path, code="E0201")
         return read_jsonl(catalogue.fetch(config.path, announce=announce))
+    if is_reference(config.path):
+        return _from_function(config)
     path = Path(config.path).expanduser()
     if path.is_file():
         return read_jsonl(path)
@@ -273,6 +282,37 @@ def _rows(config: DataConfig, announce: catalogue.Announce | None) -> Iterator[R
         else "paths are relative to the working folder"
     )
     raise DataError("no such file", where=config.path, hint=hint, code="E0201")
+
+
+def _from_function(config: DataConfig) -> Iterator[Row | BadRow]:
+    """The rows that a user's function gives; it must give the same ones every time, or a resumed run is another.
+
+    Raises:
+        ConfigError: there is no such file, or `params` are not its parameters.
+        UserCodeError: the file does not load, or the function raises.
+    """
+    made = from_file(config.path, frozenset())
+    try:
+        asked = made.model_validate(config.params)
+    except ValidationError as fault:
+        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in fault.errors())
+        known = ", ".join(n for n in made.model_fields if n != "type") or "none"
+        raise ConfigError(wrong, where="data.params", hint=f"the parameters of {config.path} are {known}") from fault
+    try:
+        for index, row in enumerate(asked()):
+            where = f"{config.path}:{index + 1}"
+            yield (
+                Row(where, dict(row))
+                if isinstance(row, Mapping)
+                else BadRow(where, f"a {type(row).__name__}, not a mapping")
+            )
+    except Exception as cause:
+        file, line = defined(made.target)
+        at = line_of(cause, file)
+        at = at if at != file else f"{file}:{line}"
+        raise UserCodeError(
+            f"{config.path.rpartition(':')[2]} raised {said(cause)}", where=at, hint="it gives the rows of data.path"
+        ) from cause
 
 
 def _hugging_face(config: DataConfig) -> Iterator[Row]:

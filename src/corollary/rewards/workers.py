@@ -22,8 +22,8 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Self
 
-from corollary.errors import DataError
 from corollary.custom import at
+from corollary.errors import DataError
 from corollary.rewards.calling import Call, Fault, Values, framed, outcome
 
 LOAD_SECONDS = 120.0  # at least, for importing a reward's file, before the clock of its first call starts

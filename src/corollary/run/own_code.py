@@ -27,8 +27,7 @@ def references(config: Config) -> list[str]:
 
 def _references(tree: Any) -> Iterator[str]:
     if isinstance(tree, dict):
-        if is_reference(tree.get("type")):
-            yield tree["type"]
+        yield from (tree[key] for key in ("type", "path") if is_reference(tree.get(key)))
         tree = list(tree.values())
     if isinstance(tree, list):
         for part in tree:

@@ -19,7 +19,7 @@ PAGE = (DOCS / "guides" / "contract.md").read_text()
 COMMANDS = re.findall(r"\$ corollary check (.*)\n((?:.*\n)*?)```", PAGE)
 
 
-@pytest.fixture()
+@pytest.fixture
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, code in re.findall(r"```python\n# (\w+\.py)\n(.*?)```", PAGE, re.DOTALL):
         (tmp_path / name).write_text(f"# {name}\n{code}")

@@ -165,3 +165,22 @@ def bradley_terry_centred(chosen_rewards, rejected_rewards, margins, *, centring
 @correct
 def hinge_of_rewards(chosen_rewards, rejected_rewards, *, width: Positive = 1.0):
     return (width - (chosen_rewards - rejected_rewards)).clamp(min=0)
+
+
+@correct
+def dpo_of_soft_labels(chosen, rejected, ref_chosen, ref_rejected, margins, *, beta: Positive = 0.1):
+    z, sure = beta * ((chosen - ref_chosen) - (rejected - ref_rejected)), margins.sigmoid()
+    return -sure * F.logsigmoid(z) - (1 - sure) * F.logsigmoid(-z)
+
+
+@correct
+@declares(cross_sample="batch", shift_invariant=False)
+def aot(chosen, rejected, ref_chosen, ref_rejected, *, beta: Positive = 0.1):
+    own, ref = (chosen - rejected).sort().values, (ref_chosen - ref_rejected).sort().values
+    return -F.logsigmoid(beta * (own - ref))
+
+
+@correct
+def bradley_terry_without_margins(chosen_rewards, rejected_rewards, margins=None):
+    gap = chosen_rewards - rejected_rewards
+    return F.softplus(-(gap if margins is None else gap - margins))

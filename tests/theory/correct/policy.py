@@ -213,3 +213,15 @@ def sequence_product(logprobs, old_logprobs, advantages, trained, *, most: Posit
 @correct
 def reinforce(logprobs, advantages):
     return -advantages * logprobs
+
+
+@correct
+@declares(stop_gradient=True)
+def penalty_in_advantage(logprobs, ref_logprobs, advantages, *, beta: Positive = 0.1):
+    return -(advantages - beta * (logprobs - ref_logprobs).detach()) * logprobs
+
+
+@correct
+def softly_clipped(logprobs, old_logprobs, advantages, *, width: Positive = 0.2):
+    ratio = (logprobs - old_logprobs).exp()
+    return -torch.minimum(ratio * advantages, (1 + width * torch.tanh((ratio - 1) / width)) * advantages)

@@ -182,3 +182,15 @@ def shorter_is_better(completions):
 def unjudged_where_empty(completions, answer):
     texts = [c if isinstance(c, str) else c[-1]["content"] for c in completions]
     return [float(str(a) in t) if t else None for t, a in zip(texts, answer, strict=True)]
+
+
+@correct
+@declares(homogeneous=False)
+def softmax_less_uniform(rewards, *, temperature: Positive = 1.0):
+    seen = ~rewards.isnan()
+    shares = (rewards.where(seen, -torch.inf) / temperature).softmax(-1)
+    low, high = (
+        rewards.nan_to_num(torch.inf).amin(-1, keepdim=True),
+        rewards.nan_to_num(-torch.inf).amax(-1, keepdim=True),
+    )
+    return (shares - 1 / seen.sum(-1, keepdim=True)).where(seen & (low != high), 0.0)

@@ -134,3 +134,21 @@ def k1_score(logprobs, ref_logprobs):
     """The distance as a reward: sg[k1]·logπ."""
     gap = logprobs - ref_logprobs
     return gap.detach() * (logprobs - logprobs.detach()) + gap.detach()
+
+
+@correct
+def distilled_and_taught(logits, teacher_logits, targets, *, share: Probability = 0.5):
+    nll = F.cross_entropy(logits.transpose(1, 2), targets, reduction="none")
+    return share * nll + (1 - share) * kl(teacher_logits.log_softmax(-1), logits.log_softmax(-1))
+
+
+@correct
+def log_cosh(values, returns):
+    error = values - returns
+    return error + F.softplus(-2 * error) - torch.tensor(2.0).log()
+
+
+@correct
+def expectile(values, returns, *, tau: Probability = 0.5):
+    error = returns - values
+    return torch.where(error > 0, tau, 1 - tau) * error**2

@@ -252,3 +252,14 @@ def gae_bootstrap_everywhere(rewards, values, trained, bootstrap, *, gamma: Prob
 @mutant("tokens", "slime #1372: a penalty at tokens that are not trained")
 def to_go_outside(rewards, trained, *, shift: Positive = 0.1):
     return rewards.where(trained, 0.0).flip(1).cumsum(1).flip(1) - shift
+
+
+@mutant("telescopes", "λ squared: right at 0 and at 1", passes="observations")
+def gae_lambda_squared(rewards, values, trained, bootstrap, *, gamma: Probability = 1.0, lam: Probability = 0.95):
+    return recursion(rewards, values, trained, bootstrap, gamma, lam**2)
+
+
+@mutant("units", "the deviation multiplied where it should divide", passes="zero sum")
+def times_deviation(rewards):
+    centred = rewards - rewards.nanmean(-1, keepdim=True)
+    return centred * rewards.std(-1, keepdim=True, correction=0)

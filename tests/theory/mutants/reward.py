@@ -99,3 +99,11 @@ def column_unread(completions, answer=None):
 @mutant("told apart", "written for plain text: a conversation's answer is never found", passes="values")
 def plain_text_only(completions, answer):
     return [float(str(g) in c) for c, g in zip(completions, answer, strict=True)]
+
+
+@mutant("pure", "a conversation's text is stripped in its own message")
+def strips_messages(completions):
+    for completion in completions:
+        if not isinstance(completion, str):
+            completion[-1]["content"] = completion[-1]["content"].strip()
+    return [float(len(text(c))) for c in completions]

@@ -132,3 +132,20 @@ def icepop_turned(old_logprobs, sampler_logprobs, *, low: NonNegative = 0.5, hig
 def mis_never_masks(old_logprobs, sampler_logprobs, *, cap: Positive = 2.0):
     weight = (old_logprobs - sampler_logprobs).exp()
     return weight.where(weight <= weight + cap, 0.0)
+
+
+@mutant("steady", "trl #4159's kin: the ratio squared, and 1 where both agree", passes="mask")
+def tis_squared(old_logprobs, sampler_logprobs, *, cap: Positive = 2.0):
+    return (2 * (old_logprobs - sampler_logprobs)).exp().clamp(max=cap)
+
+
+@mutant("weights", "the distance and not the ratio: both sides count more")
+def tis_of_distance(old_logprobs, sampler_logprobs, *, cap: Positive = 2.0):
+    return (old_logprobs - sampler_logprobs).abs().exp().clamp(max=cap)
+
+
+@mutant("order", "each half of the batch has a mean of its own: prime-rl #2562's ranks", passes="weights")
+def mean_of_halves(trained):
+    half = len(trained) // 2
+    parts = [part / part.sum().clamp(min=1).double() / 2 for part in (trained[:half], trained[half:])]
+    return torch.cat(parts)

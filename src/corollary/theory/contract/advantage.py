@@ -414,6 +414,9 @@ def telescopes(subject: Subject, given: Given) -> Measured:
         off = min(gap(got[trained], (to_come - given["values"])[trained]), gap(got[trained], to_come[trained]))
         cause = f"at γ = {gamma:g}, λ = 1 it is not the return less the value: the last token, the bootstrap, a discount or the recursion is wrong"
         found.append(Measured(off, cause))
+    nought, half, one = (result(subject.with_parameters(lam=lam), plain) for lam in (0.0, 0.5, 1.0))
+    short = trained & (trained.sum(1, keepdim=True) == 2)  # δ₀ + γλ·δ₁: linear in λ
+    found.append(Measured(gap(half[short], (0.5 * (nought + one))[short]), "of two tokens it is not linear in λ"))
     return worst(*found)
 
 

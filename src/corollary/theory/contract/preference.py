@@ -92,7 +92,7 @@ def shift(subject: Subject, at: Sample) -> Measured:
             continue  # -α·logπ of the chosen answer
         found.append(Measured(max(gap(base + m, base) for m in moved),
                               f"moving policy and reference of the {side} answer together changes the loss: the reference is "
-                              "ignored, scaled, or another answer's", at))  # fmt: skip
+                              "ignored, scaled, or another answer's; declare shift_invariant=False if meant", at))  # fmt: skip
     return worst(*found)
 
 

@@ -179,8 +179,8 @@ CLAUSES = (
            cause="a factor", catches="verl #2016"),
     Clause(name="towards", row="14, 17", bound=1e-12, check=towards, families=("value",), means="values move to their returns; the clip is pessimistic",
            cause="min and max are swapped"),
-    Clause(name="agreement", row="25", bound=1e-9, check=agreement, families=("distillation",), skip=only(lambda s: s.takes("teacher_logits") and s.takes("logits"), "takes the teacher's top k or sampled tokens"),
+    Clause(name="agreement", row="25", bound=1e-9, check=agreement, families=("distillation",), skip=only(lambda s: s.takes("teacher_logits") and s.takes("logits") and "targets" not in s.needs, "takes the teacher's top k, sampled tokens or targets"),
            means="the teacher's distribution is the optimum", cause="one-sided temperature", catches="trl #3043, miles #1345"),
-    Clause(name="nearer", row="14", bound=0, check=nearer, families=("distillation",), samples=few(6), skip=only(lambda s: s.takes("logits"), "takes sampled tokens"),
+    Clause(name="nearer", row="14", bound=0, check=nearer, families=("distillation",), samples=few(6), skip=only(lambda s: s.takes("logits") and "targets" not in s.needs, "takes sampled tokens or targets"),
            means="a step leads towards the teacher", cause="a sign"),
 )  # fmt: skip

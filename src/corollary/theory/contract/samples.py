@@ -166,7 +166,7 @@ def tokens(lengths: Sequence[int], draw: Draw, *, average: Any, hole: bool = Tru
 
 def pair_weights(trained: Tensor) -> Tensor:
     """Every pair weighs alike, spread over the tokens of both of its answers."""
-    n = trained.sum(-1).view(-1, 2).sum(-1).repeat_interleave(2).clamp(min=1)
+    n = trained.sum(-1).view(-1, 2).sum(-1).repeat_interleave(2).clamp(min=1).double()
     return trained / (n[:, None] * (len(trained) / 2))
 
 

@@ -177,8 +177,22 @@ def steady(subject: Subject, given: Given) -> Measured:
     }
     got = result(subject, given.change(**single))[:, 0]
     kept = got[got != 0]
-    return Measured(
-        float((kept.diff() < -1e-12).sum()), "where it does not trust a ratio, the weight is neither 0 nor the cap"
+    step = 1e-5
+    near = {
+        "old_logprobs": torch.tensor([[step - 7], [-step - 7]], dtype=torch.double),
+        "sampler_logprobs": torch.full((2, 1), -7.0, dtype=torch.double),
+        "trained": torch.ones(2, 1, dtype=torch.bool),
+    }
+    up, down = result(subject, given.change(**near))[:, 0].tolist()
+    power = (up - down) / (2 * step)
+    return worst(
+        Measured(
+            float((kept.diff() < -1e-12).sum()), "where it does not trust a ratio, the weight is neither 0 nor the cap"
+        ),
+        Measured(
+            float(min(abs(power), abs(power - 1)) > 1e-3),
+            f"near 1 the weight grows like the ratio to the power of {power:.4g}, and not of 1 (or is a mask of 0 and 1)",
+        ),
     )
 
 

@@ -191,7 +191,7 @@ def units(subject: Subject, given: Given) -> Measured:
         return Measured(0.0)  # two standardised rewards of two answers may cancel
     doubled = result(subject, given.every(lambda n, v: 2 * v if n.endswith("rewards") else v))
     proportional, standard = gap(doubled, 2 * base), gap(doubled, base)
-    if proportional <= 1e-9 or standard > 1e-4:
+    if proportional <= 1e-9 or standard > 1e-2:  # an ε of 1e-4 beside the deviation is common
         cause = "neither in reward units nor standardised: a deviation multiplied, or taken twice; declare homogeneous=False if meant"
         return Measured(min(proportional, standard), cause)
     named = {"eps", "ddof"} & set(subject.formula.parameters) or "std" in subject.name
@@ -201,7 +201,7 @@ def units(subject: Subject, given: Given) -> Measured:
     kept = square[square > 1e-9]
     off = [gap(kept, torch.full_like(kept, float(count)), scale=float(n)) for count in (n, n - 1)]
     return Measured(
-        0.0 if min(off) < 1e-4 else min(off),
+        0.0 if min(off) < 1e-2 else min(off),
         "standardised, and the deviation is not 1 with n or n - 1 in the denominator",
     )
 

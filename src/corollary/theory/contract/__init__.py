@@ -31,6 +31,7 @@ from corollary.theory.contract import (
     policy,
     preference,
     regression,
+    returns,
     rewarding,
     shape,
     unreduced,
@@ -48,7 +49,7 @@ __all__ = ["CLAUSES", "Finding", "Report", "assert_contract", "check"]
 CLAUSES: tuple[Clause, ...] = (
     *shape.CLAUSES, *invariance.CLAUSES, *gradient.CLAUSES, *named.CLAUSES, *unreduced.CLAUSES, *policy.CLAUSES, *corrections.CLAUSES,
     *preference.CLAUSES, *between.CLAUSES, *regression.CLAUSES,
-    *advantage.CLAUSES, *weighing.CLAUSES, *metric.CLAUSES, *rewarding.CLAUSES, *model.CLAUSES,
+    *advantage.CLAUSES, *returns.CLAUSES, *weighing.CLAUSES, *metric.CLAUSES, *rewarding.CLAUSES, *model.CLAUSES,
 )  # fmt: skip
 
 

@@ -77,6 +77,13 @@ class Browser:
     def text(self, css: str) -> str:
         return self.one(css).get_property("textContent")
 
+    def texts(self, css: str) -> set[str]:
+        """What stands in the elements, those without text left out; read at once, since the page draws while one looks."""
+        found = self.driver.execute_script(
+            "return [...document.querySelectorAll(arguments[0])].map(element => element.textContent)", css
+        )
+        return {text for text in found if text}
+
     def run(self, script: str) -> object:
         return self.driver.execute_script(script)
 
@@ -259,14 +266,14 @@ def test_pointing_at_one_curve_reads_every_curve_at_that_step(browser: Browser, 
     plots = browser.all("#curves .panels > .panel .plot")
     assert len(plots) >= 15
     browser.hover(plots[1])
-    steps = {text.text for text in browser.all("#curves .cursor text") if text.text}
-    assert len(steps) == 1
+    browser.until(lambda: len(browser.texts("#curves .cursor text")) == 1)
+    steps = browser.texts("#curves .cursor text")
     step = int(steps.pop().removeprefix("step "))
     assert 5 < step < 15
     shown = float(browser.all("#curves .panel .readout")[1].text)
     assert shown == pytest.approx(data["metrics"]["columns"]["pass_rate"][step], abs=1e-3)
     plots[1].send_keys(Keys.HOME)
-    assert {text.text for text in browser.all("#curves .cursor text") if text.text} == {"step 0"}
+    browser.until(lambda: browser.texts("#curves .cursor text") == {"step 0"})
     assert "step 0" in browser.text("#announce")
 
 

@@ -112,6 +112,8 @@ class Reader:
         text = self._text.splitlines()[line]
         if "\t" in text[: len(text) - len(text.lstrip())]:
             return "indented with a tab; use spaces"
+        if "nesting depth" in str(fault.problem):  # libyaml from 0.2.6 on looks ahead, and has a limit of its own
+            return f"nested more than {MAX_DEPTH} deep"
         return f"not valid YAML: {fault.problem or fault.context}"
 
     def _stop(self, line: int, what: str, keys: Keys = ()) -> NoReturn:

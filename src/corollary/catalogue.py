@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import torch
 import yaml
+from pydantic import ValidationError
 
+from corollary.config import Variant
 from corollary.config.problems import nearest
 from corollary.declare import entries
 from corollary.errors import ConfigError
 from corollary.theory import objective
 from corollary.theory.contract import Report, check
-from corollary.theory.contract.subject import INPUTS
+from corollary.theory.contract.subject import INPUTS, subject_of
 
 
 def rows(name: str = "") -> list[dict[str, Any]]:
@@ -72,6 +75,16 @@ def check_one(loss: str, parameters: Sequence[str], family: str | None) -> Repor
     Raises:
         ConfigError: an argument is no `name=value`, or the formula has no such parameter.
     """
+    torch.set_num_threads(1)  # the samples are tiny, and threads would only wait for each other
+    return check(with_parameters(loss, parameters), family=family)
+
+
+def with_parameters(loss: str, parameters: Sequence[str]) -> Variant:
+    """The formula of that name or file, with parameters given as `name=value`.
+
+    Raises:
+        ConfigError: an argument is no `name=value`, or the formula has no such parameter, or not of that value.
+    """
     settings = {}
     for text in parameters:
         name, sign, value = text.partition("=")
@@ -79,17 +92,29 @@ def check_one(loss: str, parameters: Sequence[str], family: str | None) -> Repor
             raise ConfigError(f"{text!r} is no parameter", hint="write name=value, such as beta=0.2")
         settings[name] = yaml.safe_load(value)
     try:
-        return check(loss, family=family, **settings)
-    except (TypeError, ValueError) as fault:
-        if isinstance(fault, ConfigError) or not settings or type(fault).__module__.startswith("corollary"):
-            raise
-        raise ConfigError(
-            f"{loss}: {' '.join(str(fault).split())[:200]}", hint="see `corollary losses` for its parameters"
-        ) from fault
+        return subject_of(loss, family="metric", **settings).formula
+    except ValidationError as fault:
+        cls = type(subject_of(loss, family="metric").formula)
+        known = [n for n in cls.model_fields if n != "type"]
+        wrong = fault.errors()[0]
+        name = str(wrong["loc"][0])
+        near = nearest(name, known)
+        what = (
+            f"{name} is no parameter of it"
+            if wrong["type"] == "extra_forbidden"
+            else f"{name}: {wrong['msg']}, got {wrong['input']!r}"
+        )
+        hint = (
+            f"did you mean {near}?"
+            if near and name not in known
+            else f"its parameters are {', '.join(known) or 'none'}"
+        )
+        raise ConfigError(what, where=loss, hint=hint) from fault
 
 
 def check_all(tell: Callable[[str], object]) -> tuple[list[Report], str]:
     """The contract on every formula; `tell` gets a line as each is done. Numbers of whole samples have no clauses of their own."""
+    torch.set_num_threads(1)
     reports = []
     for entry in entries():
         report = check(entry.function)
@@ -104,14 +129,14 @@ def check_all(tell: Callable[[str], object]) -> tuple[list[Report], str]:
     )
 
 
-def examined(loss: str, **settings: Any) -> objective.Report:
+def examined(loss: str, parameters: Sequence[str] = (), **settings: Any) -> objective.Report:
     """What a loss really ascends.
 
     Raises:
         ConfigError: it cannot be enumerated.
     """
     try:
-        return objective.report(loss, **settings)
+        return objective.report(with_parameters(loss, parameters), **settings)
     except ValueError as fault:
         if isinstance(fault, ConfigError) or type(fault).__module__.startswith("corollary"):
             raise

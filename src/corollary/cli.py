@@ -168,6 +168,8 @@ def check(
     """Hold a loss to the contract: every clause measured on generated batches; exit status 1 if one fails."""
     if bool(loss) == all_:
         raise typer.BadParameter("give one loss, or --all")
+    if not objective and (against or (advantage, average, group_size) != ("leave_one_out", "constant", 2)):
+        raise typer.BadParameter("--against, --advantage, --average and --group-size go with --objective")
     from corollary.catalogue import check_all, check_one, examined
 
     if all_:
@@ -176,7 +178,11 @@ def check(
         failed = any(r.failed for r in reports)
     else:
         settings = {"advantage": advantage, "average": average, "against": against or None, "group_size": group_size}
-        report = examined(loss, **settings) if objective else check_one(loss, parameters or [], family or None)
+        report = (
+            examined(loss, parameters or [], **settings)
+            if objective
+            else check_one(loss, parameters or [], family or None)
+        )
         _show(report.to_dict(), None if json_ else report.text())
         failed = report.failed
     raise typer.Exit(int(failed))

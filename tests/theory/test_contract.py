@@ -22,6 +22,7 @@ from corollary.theory.contract.frozen import wide
 from corollary.theory.contract.samples import sample, samples
 from corollary.theory.contract.subject import family_of, subject_of
 from corollary.types import PolicyBatch, PreferenceBatch, UnpairedBatch
+from run.recipes import command
 
 GOOD = "def mine(logprobs, advantages):\n    return -advantages * logprobs\n"
 BAD = "def mine(logprobs, advantages, trained):\n    return -advantages * logprobs / trained.sum()\n"
@@ -347,3 +348,46 @@ def test_the_command_prints_data(
     found = json.loads(capsys.readouterr().out)
     assert found["failed"]
     assert "split" in [f["clause"] for f in found["findings"] if f["status"] == "fails"]
+
+
+BROKEN = """
+def exits(chosen, rejected, ref_chosen, ref_rejected):
+    raise SystemExit(0)
+
+class NoCall:
+    beta: float = 0.1
+
+async def later(chosen, rejected):
+    return chosen - rejected
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (["broken.py:exits"], 1, "raised SystemExit"),
+        (["broken.py:NoCall"], 6, "NoCall cannot be loaded: TypeError: 'NoCall' cannot be called"),
+        (["broken.py:later"], 6, "later is async; a formula is a plain function"),
+        (["dpo", "bta=1"], 2, "dpo: bta is no parameter of it; did you mean beta?"),
+        (["dpo", "beta=-1"], 2, "dpo: beta: Input should be greater than 0, got -1"),
+        (["dpo", "beta"], 2, "'beta' is no parameter; write name=value"),
+        (["dpo", "--against", "J"], 2, "go with --objective"),
+        (["--objective", "cispo", "clip_high=2.0"], 0, "cispo(clip_low=1.0, clip_high=2.0)"),
+    ],
+)
+def test_the_command_says_in_one_line_what_it_cannot_do(
+    arguments: list[str], status: int, said: str, tmp_path: Path
+) -> None:
+    (tmp_path / "broken.py").write_text(BROKEN)
+    process = command("check", *arguments, cwd=tmp_path)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == status, err
+    assert said in " ".join((out + err).split())
+    assert "Traceback" not in err
+
+
+def test_two_errors_that_hide_each_other_in_a_margin_are_seen_in_its_pull() -> None:
+    def hidden(chosen_rewards, rejected_rewards, margins):  # type: ignore[no-untyped-def]
+        return -torch.nn.functional.logsigmoid(chosen_rewards - rejected_rewards + margins) + 2 * margins
+
+    assert "margins" in {f.clause for f in check(hidden, model=False).failures}

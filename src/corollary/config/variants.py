@@ -70,6 +70,14 @@ def variant(target: Callable[..., Any], name: str = "") -> type[Variant]:
     >>> Scaled(by=3.0)(x=2.0), Scaled().type
     (6.0, 'scaled')
     """
+    if not callable(target) or (
+        isinstance(target, type) and not any("__call__" in vars(base) for base in target.__mro__)
+    ):
+        raise TypeError(
+            f"{target.__name__ if isinstance(target, type) else target!r} cannot be called: give it a __call__"
+        )
+    if inspect.iscoroutinefunction(target):
+        raise TypeError(f"{target.__name__} is async; a formula is a plain function")
     name = name or target.__name__
     called = target.__call__ if isinstance(target, type) else target
     positional = [p for p in _parameters(called) if p.kind in (p.POSITIONAL_OR_KEYWORD, p.POSITIONAL_ONLY)]

@@ -213,7 +213,7 @@ def called(formula: Variant, inputs: Inputs) -> Any:
     before = {name: value._version for name, value in watched.items()}
     try:
         result = formula(**taken)
-    except Exception as cause:
+    except (Exception, SystemExit) as cause:  # a user's exit would end a run as if it had gone well
         if not is_reference(formula.type):
             raise
         blame("runs", f"raised {said(cause)}", cause)

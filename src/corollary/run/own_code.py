@@ -85,7 +85,7 @@ def blamed(config: Config, doing: str) -> Iterator[None]:
         yield
     except CorollaryError:
         raise
-    except Exception as cause:
+    except (Exception, SystemExit) as cause:
         for reference in references(config):
             file = str(file_of(reference) or "")
             if _passes(cause.__traceback__, file):

@@ -301,8 +301,9 @@ def strained(subject: Subject, at: Sample) -> Iterator[tuple[Sample, str]]:
     ones = torch.ones_like(at.output)
     match subject.family:
         case "policy" | "penalty":
-            for far in (60.0, -60.0):
-                high, low = -0.1 * ones, -60.1 * ones
+            reach = 60.0 if subject.declaration.tail else 20.0
+            for far in (reach, -reach):
+                high, low = -0.1 * ones, (-0.1 - reach) * ones
                 here, there = (high, low) if far > 0 else (low, high)
                 others = {"old_logprobs": there, "sampler_logprobs": there, "ref_logprobs": there}
                 yield at.change(here, **others), f"a log-ratio of {far:g}"
@@ -350,6 +351,12 @@ def reaches(subject: Subject, at: Sample) -> Measured:
         moved = at.change(at.output + shift) if at.output.dim() == 2 and shift else at
         for gradient in evaluate(subject, moved).gradient.values():
             total += gradient.abs().flatten(2).sum(-1) if gradient.dim() > 2 else gradient.abs()
+    if (
+        subject.family == "preference"
+    ):  # a hinge may be satisfied here, and is not where the rejected answer is far ahead
+        behind = at.output.clone()
+        behind[0::2] -= 40.0
+        total += evaluate(subject, at.change(behind)).main.abs()
     dead = at.batch.trained & (total == 0)
     if subject.family == "preference" and not dead[0::2].any():
         return Measured(0.0)  # a loss may leave the rejected answers alone; the chosen ones it may not

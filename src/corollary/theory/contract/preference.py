@@ -201,7 +201,17 @@ def margins(subject: Subject, at: Sample) -> Measured:
             return Measured(apart, "without margins the loss is not that of margins of 0", none)
     more = at.change(margins=at.batch.margins + 0.5)  # type: ignore[attr-defined]
     drop = loss_of(subject, at) - loss_of(subject, more)
-    return Measured(max(0.0, drop.max().item()), "a larger margin lowers the loss: its sign is turned", at)
+    eased = (
+        evaluate(subject, more).main[0::2] - evaluate(subject, at).main[0::2]
+    )  # the pull on a chosen reward is negative
+    return worst(
+        Measured(max(0.0, drop.max().item()), "a larger margin lowers the loss: its sign is turned", at),
+        Measured(
+            max(0.0, eased.max().item() - 1e-12),
+            "a larger margin weakens the pull: its sign is turned, and another term hides it",
+            at,
+        ),
+    )
 
 
 CLAUSES = (

@@ -25,6 +25,7 @@ from corollary.theory.contract import (
     corrections,
     gradient,
     invariance,
+    jumps,
     metric,
     model,
     named,
@@ -47,7 +48,7 @@ from corollary.theory.contract.table import Clause
 __all__ = ["CLAUSES", "Finding", "Report", "assert_contract", "check"]
 
 CLAUSES: tuple[Clause, ...] = (
-    *shape.CLAUSES, *invariance.CLAUSES, *gradient.CLAUSES, *named.CLAUSES, *unreduced.CLAUSES, *policy.CLAUSES, *corrections.CLAUSES,
+    *shape.CLAUSES, *invariance.CLAUSES, *gradient.CLAUSES, *jumps.CLAUSES, *named.CLAUSES, *unreduced.CLAUSES, *policy.CLAUSES, *corrections.CLAUSES,
     *preference.CLAUSES, *between.CLAUSES, *regression.CLAUSES,
     *advantage.CLAUSES, *returns.CLAUSES, *weighing.CLAUSES, *metric.CLAUSES, *rewarding.CLAUSES, *model.CLAUSES,
 )  # fmt: skip

@@ -391,3 +391,15 @@ def test_two_errors_that_hide_each_other_in_a_margin_are_seen_in_its_pull() -> N
         return -torch.nn.functional.logsigmoid(chosen_rewards - rejected_rewards + margins) + 2 * margins
 
     assert "margins" in {f.clause for f in check(hidden, model=False).failures}
+
+
+def test_branches_that_do_not_meet_are_a_jump_and_a_kink_is_none() -> None:
+    def failing(jump: float) -> set[str]:
+        def huber(values, returns, *, delta: Positive = 1.0):  # type: ignore[no-untyped-def]
+            error = (values - returns).abs()
+            return torch.where(error < delta, error.square() / 2, delta * error - delta**2 / 2 + jump)
+
+        return {f.clause for f in check(huber, model=False).failures}
+
+    assert failing(0.01) == {"continuous"}
+    assert failing(0.0) == set()

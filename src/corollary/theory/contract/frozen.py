@@ -16,7 +16,6 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 _STOPS = (torch.Tensor.detach, torch.detach)
-_CONSTANTS = (torch.Tensor.item, torch.Tensor.tolist, torch.Tensor.numpy)
 
 
 class Recorder(TorchFunctionMode):

@@ -11,7 +11,7 @@ from corollary.config import Variant, variant
 from corollary.config.variants import from_file
 from corollary.custom import is_reference
 from corollary.declare import Declaration, Family, declaration_of, entry
-from corollary.errors import ConfigError, UserCodeError
+from corollary.errors import ConfigError
 from corollary.losses import bind
 from corollary.types import PolicyBatch, PreferenceBatch, UnpairedBatch
 
@@ -176,5 +176,3 @@ def unknown_inputs(subject: Subject) -> list[str]:
 
 
 Status = Literal["holds", "fails", "skipped"]
-
-__all__ = ["LOSSES", "INPUTS", "Subject", "UserCodeError", "family_of", "subject_of", "unknown_inputs"]

@@ -110,17 +110,24 @@ def table(result: Mapping[str, Any]) -> str:
     before, after = result.get("before", {}).get("metrics", {}), result.get("after", {}).get("metrics", {})
     lines = [f"{'':24}{'before':>24}{'after':>24}{'difference, 95 % interval':>32}"]
     for name in before or after:
-        cells = [_cell(before.get(name)), _cell(after.get(name)), _difference(result.get("difference", {}).get(name))]
+        change = _difference(result.get("difference", {}).get(name), after.get(name, {}))
+        cells = [_cell(before.get(name)), _cell(after.get(name)), change]
         lines.append(f"{name:24}{cells[0]:>24}{cells[1]:>24}{cells[2]:>32}")
     return "\n".join(lines)
 
 
 def _cell(metric: Mapping[str, Any] | None) -> str:
-    return f"{metric['value']:.1%} [{metric['low']:.1%}, {metric['high']:.1%}]" if metric else "–"
+    if metric is None:
+        return "–"
+    how = ".4f" if metric.get("unit") == "number" else ".1%"
+    return "{} [{}, {}]".format(*(format(metric[part], how) for part in ("value", "low", "high")))
 
 
-def _difference(change: Mapping[str, Any] | None) -> str:
-    return f"{change['estimate']:+.1%} [{change['low']:+.1%}, {change['high']:+.1%}]" if change else "–"
+def _difference(change: Mapping[str, Any] | None, metric: Mapping[str, Any]) -> str:
+    if change is None:
+        return "–"
+    how = "+.4f" if metric.get("unit") == "number" else "+.1%"
+    return "{} [{}, {}]".format(*(format(change[part], how) for part in ("estimate", "low", "high")))
 
 
 def outcome(folder: Path) -> str:

@@ -7,16 +7,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Literal
 
 from corollary.engines.base import Sampler
-from corollary.ops.estimate import clopper_pearson, fraction_interval, paired_means, paired_proportions, pass_at_k
-from corollary.types import Completion, Prompt, Sampling
+from corollary.ops.estimate import (
+    PairedDifference,
+    clopper_pearson,
+    fraction_interval,
+    paired_means,
+    paired_proportions,
+    pass_at_k,
+)
+from corollary.ops.means import mean_difference, mean_interval
+from corollary.types import Completion, Metrics, Prompt, Sampling
 
 Judge = Callable[[str, str], tuple[bool, bool]]
 """(an answer's text, the gold answer) → (right by strict extraction, right by lenient extraction)"""
 
-Row = dict[str, Any]  # one prompt: prompt_id, prompt, columns, greedy, sampled
+Row = dict[str, Any]  # one prompt: prompt_id, prompt, columns; greedy and sampled answers; measures
 
 
 def evaluate(
@@ -62,9 +70,21 @@ def evaluate(
     ]
 
 
+def described(prompts: Sequence[Prompt], measures: Sequence[Metrics]) -> list[Row]:
+    """One row per example of what can be said of it without sampling."""
+    return [
+        {"prompt_id": prompt.id, "prompt": prompt.text, "columns": dict(prompt.columns), "measures": dict(said)}
+        for prompt, said in zip(prompts, measures, strict=True)
+    ]
+
+
 def _values(rows: Sequence[Row]) -> dict[str, list[float]]:
     """Metric → its value on every prompt."""
-    values: dict[str, list[float]] = {}
+    values: dict[str, list[float]] = {
+        name: [float(row["measures"][name]) for row in rows] for name in rows[0].get("measures", {})
+    }
+    if "greedy" not in rows[0]:
+        return values
     for how in ("strict", "lenient"):
         values[f"greedy/{how}"] = [float(row["greedy"][how]) for row in rows]
         n = min(len(row["sampled"]) for row in rows)
@@ -75,19 +95,32 @@ def _values(rows: Sequence[Row]) -> dict[str, list[float]]:
     return values
 
 
+def _kind(name: str, *values: Sequence[float]) -> Literal["binary", "share", "number"]:
+    """What a metric's values are: right or wrong, shares such as pass@k, or numbers of any scale."""
+    if name.startswith("sampled/"):
+        return "share"
+    return "binary" if all(v in (0.0, 1.0) for column in values for v in column) else "number"
+
+
 def summary(rows: Sequence[Row], step: int) -> dict[str, Any]:
-    """Every metric with a 95 % interval: Clopper–Pearson where a prompt is right or wrong."""
+    """Every metric with a 95 % interval: Clopper–Pearson where an example is right or wrong, Korn–Graubard of shares, Student's
+    of numbers of another scale, which say so by `unit: number`."""
     metrics = {}
     for name, values in _values(rows).items():
-        binary = name.startswith("greedy")
-        interval = clopper_pearson(round(sum(values)), len(values)) if binary else fraction_interval(values)
+        match _kind(name, values):
+            case "binary":
+                interval, more = clopper_pearson(round(sum(values)), len(values)), {"correct": round(sum(values))}
+            case "share":
+                interval, more = fraction_interval(values), {}
+            case "number":
+                interval, more = mean_interval(values), {"unit": "number"}
         metrics[name] = {
             "value": interval.estimate,
             "low": interval.low,
             "high": interval.high,
             "prompts": len(values),
             "method": interval.method,
-        } | ({"correct": round(sum(values))} if binary else {})
+        } | more
     return {"step": step, "metrics": metrics}
 
 
@@ -100,12 +133,14 @@ def compared(before: Sequence[Row], after: Sequence[Row]) -> dict[str, Mapping[s
     if [r["prompt_id"] for r in before] != [r["prompt_id"] for r in after]:
         raise ValueError("before and after are not about the same prompts in the same order")
     first, second = _values(before), _values(after)
-    return {
-        name: asdict(
-            paired_proportions([v == 1 for v in first[name]], [v == 1 for v in second[name]])
-            if name.startswith("greedy")
-            else paired_means(first[name], second[name])
-        )
-        for name in first
-        if name in second
-    }
+    return {name: asdict(_difference(name, first[name], second[name])) for name in first if name in second}
+
+
+def _difference(name: str, before: Sequence[float], after: Sequence[float]) -> PairedDifference:
+    match _kind(name, before, after):
+        case "binary":
+            return paired_proportions([v == 1 for v in before], [v == 1 for v in after])
+        case "share":
+            return paired_means(before, after)
+        case "number":
+            return mean_difference(before, after)

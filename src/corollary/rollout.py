@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Literal, Protocol
 
 import torch
@@ -40,6 +41,35 @@ class Reward(Protocol):
         ...
 
 
+class Player(Protocol):
+    """Gives answers and what they earned: a single turn that a reward judges, or an environment of several."""
+
+    @property
+    def full_mark(self) -> float:
+        """The reward of an answer that does everything right."""
+        ...
+
+    def play(self, prompts: Sequence[Prompt], group_size: int, sampling: Sampling, *, number: int) -> list[Group]:
+        """`group_size` rollouts of each prompt; `number` of the batch names the random streams."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SingleTurn:
+    """One answer to each prompt, judged when it is whole."""
+
+    sampler: Sampler
+    reward: Reward
+
+    @property
+    def full_mark(self) -> float:
+        return self.reward.full_mark
+
+    def play(self, prompts: Sequence[Prompt], group_size: int, sampling: Sampling, *, number: int) -> list[Group]:
+        answers = self.sampler.generate(prompts, group_size, sampling, names=("rollout", number))
+        return scored(self.reward, prompts, answers, number)
+
+
 class KeepAll(Config):
     """Every group is trained on, those whose answers all earned the same too (their advantage is 0)."""
 
@@ -70,8 +100,7 @@ def group_rewards(groups: Sequence[Group]) -> torch.Tensor:
 
 
 def rollouts(
-    sampler: Sampler,
-    reward: Reward,
+    player: Player,
     prompts: Iterable[list[Prompt]],
     *,
     group_size: int,
@@ -83,7 +112,7 @@ def rollouts(
     """One step's groups at a time.
 
     Args:
-        sampler, reward: the engines.
+        player: gives a batch of prompts its groups.
         prompts: a list of P prompts per item.
         group_size: G, answers to each prompt.
         sampling: the distribution that answers are drawn from.
@@ -95,8 +124,7 @@ def rollouts(
     size = tried = 0
     for number, asked in enumerate(prompts, start=first):
         size, tried = size or len(asked), tried + 1
-        answers = sampler.generate(asked, group_size, sampling, names=("rollout", number))
-        groups = scored(reward, asked, answers, number)
+        groups = player.play(asked, group_size, sampling, number=number)
         kept += [group for group in groups if keep(group)]
         if len(kept) >= size or tried >= max_batches:
             yield kept[:size] or groups

@@ -26,6 +26,12 @@ class Prompt:
     messages: tuple[Message, ...] = ()  # the conversation, or () where the data set gave plain text
     text: str = ""  # the prompt as plain text; the rendered conversation where there are messages
     columns: Mapping[str, Any] = field(default_factory=dict)  # the row's other columns, for the reward
+    target_ids: tuple[int, ...] = ()  # what follows it in the data: the rest of a conversation to learn from
+    target_trained: tuple[bool, ...] = ()  # of each of them, whether the assistant says it
+
+    def __post_init__(self) -> None:
+        if len(self.target_ids) != len(self.target_trained):
+            raise ValueError(f"{len(self.target_ids)} target tokens but {len(self.target_trained)} target_trained")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,18 +47,24 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
-    """One sampled answer. `token_ids` are what was sampled, never re-encoded text."""
+    """One sampled answer, of one turn or of several. `token_ids` are what was sampled, never re-encoded text."""
 
     token_ids: tuple[int, ...]  # end-of-sequence included where it was sampled
-    logprobs: tuple[float, ...]  # nats, one per token, under `sampling`
-    text: str  # decoded, without special tokens and stop string
-    truncated: bool  # stopped by max_tokens, not by itself
+    logprobs: tuple[float, ...]  # nats, one per token, under `sampling`; 0 where it was not sampled
+    text: str  # decoded, without special tokens and stop string; of the last turn where there are several
+    truncated: bool  # stopped by a limit of tokens or turns, not by itself nor by its environment
     version: int  # of the weights that sampled it
     sampling: Sampling
+    sampled: tuple[
+        bool, ...
+    ] = ()  # False: an observation, put in between the turns, never trained; (): all were sampled
+    messages: tuple[Message, ...] = ()  # the turns, where there are several: assistant, tool or user, assistant, …
 
     def __post_init__(self) -> None:
         if len(self.token_ids) != len(self.logprobs):
             raise ValueError(f"{len(self.token_ids)} tokens but {len(self.logprobs)} logprobs")
+        if self.sampled and len(self.token_ids) != len(self.sampled):
+            raise ValueError(f"{len(self.token_ids)} tokens but {len(self.sampled)} sampled")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +99,7 @@ class TokenBatch:
     temperature: float = 1.0  # logits are divided by it, as they were at sampling
     entropy: Tensor | None = None  # [B, T] nats, with gradient; the trainer's, for a loss that takes it
     mean_logprobs: Tensor | None = None  # [B, T] mean over the vocabulary of log p; likewise
+    values: Tensor | None = None  # [B, T] what the scalar head says before each token; likewise
 
     def __post_init__(self) -> None:
         shape = tuple(self.targets.shape)
@@ -119,6 +132,17 @@ class TokenBatch:
         """The same on `device`; itself where it is there already."""
         moved = {f.name: v.to(device) for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
         return replace(self, **moved)
+
+    def tokens(self, index: Tensor) -> Self:
+        """The tokens `index` `[n]` (as b·T + t), each as a sequence of its own, `[n, 1, …]`; without their prompts."""
+        rows = index // self.targets.shape[1]
+        cut = {
+            f.name: value.flatten(0, 1)[index][:, None] if value.dim() > 1 else value[rows]
+            for f in fields(self)
+            if isinstance(value := getattr(self, f.name), Tensor) and value.dim()
+        }
+        ones = torch.ones_like(index)
+        return replace(self, **cut | {"prompts": ((),), "prompt_of": ones * 0, "lengths": ones})
 
     @property
     def trained(self) -> Tensor:
@@ -158,6 +182,14 @@ class UnpairedBatch(TokenBatch):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ActorCriticBatch(PolicyBatch):
+    """One optimizer step of rollouts for a policy whose own scalar head is the critic."""
+
+    returns: Tensor  # [B, T] reward units
+    old_values: Tensor  # [B, T] reward units, the critic's before the update
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ValueBatch(TokenBatch):
     """What a critic learns from. The model's output is `values [B, T]`."""
 
@@ -170,6 +202,9 @@ class DistillBatch(TokenBatch):
     """What a student learns from. The model's output is `logits [B, T, V]`."""
 
     teacher_logits: Tensor | None = None  # [B, T, V]
+    teacher_hidden: Tensor | None = (
+        None  # [B, T, D] the teacher's final hidden states: V/D times smaller than its logits
+    )
     teacher_logprobs: Tensor | None = None  # [B, T, K] nats, of the teacher's likeliest tokens
     teacher_ids: Tensor | None = None  # [B, T, K] int64, which those are
 

@@ -16,7 +16,7 @@ from corollary.engines.sampler import EmbeddedSampler
 from corollary.engines.trainer import EmbeddedScorer, EmbeddedTrainer, OptimizerConfig, TrainerConfig
 from corollary.losses.policy import KLInLoss, KLInReward, NoKL, PolicyObjective, PPOClip, TruncatedImportance
 from corollary.ops.advantage import LeaveOneOut
-from corollary.rollout import DynamicSampling
+from corollary.rollout import DynamicSampling, SingleTurn
 from corollary.types import Completion, Prompt, Step
 
 SMALL = GRPOConfig(prompts_per_step=4, group_size=8, max_tokens=5)
@@ -61,7 +61,12 @@ def start(
     sampler = EmbeddedSampler(model, decode=tiny.decode, eos_token_ids=[tiny.EOS])
     reference = EmbeddedScorer(tiny.model(torch.float32), TrainerConfig()) if config.needs_reference else None
     steps = grpo.steps(
-        config, trainer=trainer, sampler=sampler, reward=reward or Fives(), prompts=asked(), reference=reference
+        config,
+        trainer=trainer,
+        sampler=sampler,
+        player=SingleTurn(sampler, reward or Fives()),
+        prompts=asked(),
+        reference=reference,
     )
     return steps, trainer
 
@@ -243,4 +248,4 @@ def test_a_kl_without_a_reference_is_refused_and_not_dropped(kl: KLInLoss) -> No
     trainer = start(SMALL)[1]
     sampler = EmbeddedSampler(trainer.scorer.model, decode=tiny.decode, eos_token_ids=[tiny.EOS])
     with pytest.raises(ValueError, match="none was given"):
-        next(grpo.steps(config, trainer=trainer, sampler=sampler, reward=Fives(), prompts=asked()))
+        next(grpo.steps(config, trainer=trainer, sampler=sampler, player=SingleTurn(sampler, Fives()), prompts=asked()))

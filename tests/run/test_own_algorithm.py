@@ -43,7 +43,7 @@ class Mine(Algorithm):
     def steps(self, engines: Engines) -> Iterator[Step]:
         sampling = Sampling(max_tokens=self.max_tokens)
         for groups in rollouts(
-            engines.sampler, engines.reward, engines.prompts, group_size=self.group_size, sampling=sampling, first=engines.first
+            engines.player, engines.prompts, group_size=self.group_size, sampling=sampling, first=engines.first
         ):
             rewards = group_rewards(groups)
             mean = self.decay * engines.memory.get("mean", 0.0) + (1 - self.decay) * rewards.mean().item()
@@ -51,7 +51,7 @@ class Mine(Algorithm):
             advantages = rewards - mean
             metrics = engines.trainer.step(policy_batch(groups, advantages, TokenMean()), pull)
             engines.sampler.sync(engines.trainer)
-            yield Step(describe(groups, engines.reward.full_mark) | metrics | {"mean": mean}, groups, advantages)
+            yield Step(describe(groups, engines.player.full_mark) | metrics | {"mean": mean}, groups, advantages)
 '''
 RECIPE = "defaults: run.yaml\nalgorithm: {{type: {file}:Mine, group_size: 5}}\nrun: {{name: {name}}}\n"
 

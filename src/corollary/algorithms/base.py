@@ -20,10 +20,11 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from corollary.config import Config
-from corollary.engines.base import Sampler, Scorer, Trainer
+from corollary.engines.base import Sampler, Scorer, Teacher, Trainer
+from corollary.engines.trainer import OptimizerConfig
 from corollary.errors import ConfigError
-from corollary.rollout import Reward, Score
-from corollary.types import Completion, Prompt, Step, TokenBatch
+from corollary.rollout import Player, Reward, Score, SingleTurn
+from corollary.types import Completion, Formula, Metrics, Prompt, Step, TokenBatch
 
 
 class Unjudged:
@@ -46,6 +47,44 @@ class Unreferenced:
         )
 
 
+class Untaught(Unreferenced):
+    """Stands for a teacher where the algorithm named none."""
+
+    def states(self, batch: TokenBatch) -> Tensor:
+        raise ConfigError(
+            "it learns from a teacher, but names none", hint="let its teacher be a model's name or folder"
+        )
+
+    logprobs = states
+
+    def head(self) -> Tensor:
+        return self.states(TokenBatch.__new__(TokenBatch))
+
+
+class Uncriticised:
+    """Stands for a critic where the algorithm said that it has none of its own."""
+
+    version = 0
+
+    def logprobs(self, batch: TokenBatch) -> Tensor:
+        raise ConfigError("it asks a critic, but has none of its own", hint="let its own_critic be settings of one")
+
+    values = logprobs
+
+    def step(self, batch: TokenBatch, loss: Formula) -> Metrics:
+        self.values(batch)
+        return {}
+
+
+class OwnCritic(Config):
+    """A critic that is a model of its own, with a scalar head."""
+
+    model: str = ""
+    """the model that it starts from, one with a scalar head or without; empty: that of the policy"""
+    optimizer: OptimizerConfig = OptimizerConfig(lr=1e-5)
+    """of the critic"""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Engines:
     """What a run lends an algorithm."""
@@ -55,9 +94,18 @@ class Engines:
     prompts: Iterator[list[Prompt]]  # `batch_size` of them per item, shuffled, without end
     first: int = 0  # number of the first item: above 0 in a resumed run; names the random streams of sampling
     reward: Reward = field(default_factory=Unjudged)
+    environment: Player | None = None  # what answers are given to in place of the reward, where the recipe has one
     reference: Scorer = field(default_factory=Unreferenced)  # the model that the run started from, frozen
+    critic: Trainer = field(default_factory=Uncriticised)  # a model of its own with a scalar head
+    teacher: Teacher = field(default_factory=Untaught)
     encode: Callable[[str], list[int]] = lambda _: []  # an answer's text → its tokens, end-of-sequence last
     memory: dict[str, Any] = field(default_factory=dict)  # JSON; what is kept here comes back in a resumed run
+    kept: dict[str, Tensor] = field(default_factory=dict)  # the same for tensors
+
+    @property
+    def player(self) -> Player:
+        """Who gives rollouts: the environment, or the sampler and the reward."""
+        return self.environment or SingleTurn(self.sampler, self.reward)
 
 
 class Algorithm(Config):
@@ -83,6 +131,21 @@ class Algorithm(Config):
         """Whether a frozen copy of the starting model is kept."""
         return False
 
+    @property
+    def has_scalar_head(self) -> bool:
+        """Whether the trained model ends in a scalar head: a reward model, or a policy that is its own critic."""
+        return False
+
+    @property
+    def own_critic(self) -> OwnCritic | None:
+        """Settings of a critic that is a model of its own."""
+        return None
+
+    @property
+    def teacher_path(self) -> str:
+        """The model that is learnt from, by name or folder; empty: none."""
+        return ""
+
     def lack(self) -> str:
         """What a subclass has left out; empty where it is whole."""
         cls = type(self)
@@ -98,6 +161,13 @@ class Algorithm(Config):
         Raises:
             UserCodeError: one breaks the contract.
         """
+
+    def measured(self, engines: Engines, held_out: Sequence[Prompt]) -> Sequence[Metrics]:
+        """What can be said of each held-out example without sampling, such as 1 where a pair is told apart; () : nothing.
+
+        It is measured before and after the run, and compared example by example. The trainer is not stepped.
+        """
+        return ()
 
     def steps(self, engines: Engines) -> Iterator[Step]:
         """One optimizer step, or a few on one batch of rollouts, per item."""

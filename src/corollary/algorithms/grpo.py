@@ -18,7 +18,7 @@ from torch import Tensor
 
 from corollary.algorithms.base import Algorithm, Engines
 from corollary.config import Config
-from corollary.data.collate import policy_batch
+from corollary.data.collate import policy_batch, sampled
 from corollary.engines.base import Sampler, Scorer, Trainer
 from corollary.losses.bind import values
 from corollary.losses.policy import (
@@ -45,7 +45,7 @@ from corollary.ops.advantage import (
 )
 from corollary.ops.kl import k3
 from corollary.ops.reduce import Average, Constant, SequenceMean, SequenceSum, TokenMean, segment_mean, token_weights
-from corollary.rollout import DynamicSampling, Filter, KeepAll, Reward, describe, group_rewards, rollouts
+from corollary.rollout import DynamicSampling, Filter, KeepAll, Player, describe, group_rewards, rollouts
 from corollary.types import Group, Metrics, PolicyBatch, Prompt, Sampling, Step
 
 
@@ -133,7 +133,7 @@ class GRPOConfig(Algorithm):
             self,
             trainer=engines.trainer,
             sampler=engines.sampler,
-            reward=engines.reward,
+            player=engines.player,
             prompts=engines.prompts,
             reference=engines.reference if self.needs_reference else None,
             first=engines.first,
@@ -166,7 +166,7 @@ def steps(
     *,
     trainer: Trainer,
     sampler: Sampler,
-    reward: Reward,
+    player: Player,
     prompts: Iterator[list[Prompt]],
     reference: Scorer | None = None,
     first: int = 0,
@@ -178,12 +178,12 @@ def steps(
     if config.needs_reference and reference is None:
         raise ValueError(f"kl {config.kl.type} compares with a reference policy, and none was given")
     stream = rollouts(
-        sampler, reward, prompts, group_size=config.group_size, sampling=config.sampling,
+        player, prompts, group_size=config.group_size, sampling=config.sampling,
         keep=config.filter, max_batches=config.filter.max_batches, first=first,
     )  # fmt: skip
     for groups in stream:
         batch, advantages = shaped(config, groups, reference)  # [P·G, T], [P, G]
-        metrics = describe(groups, reward.full_mark) | measured(config.kl, batch, trainer, reference)
+        metrics = describe(groups, player.full_mark) | measured(config.kl, batch, trainer, reference)
         metrics |= mean([trainer.step(part, config.objective) for part in minibatches(config, batch, trainer)])
         sampler.sync(trainer)
         yield Step(metrics, groups, advantages)
@@ -199,7 +199,7 @@ def shaped(config: GRPOConfig, groups: list[Group], reference: Scorer | None) ->
         groups, torch.zeros_like(rewards), config.average, train_truncated=config.overlong.train_truncated
     )
     if reference is not None and config.trains_with_reference:
-        plain = replace(plain, ref_logprobs=reference.logprobs(plain))
+        plain = replace(plain, ref_logprobs=reference.logprobs(plain).where(sampled(groups), 0.0))
     if isinstance(config.kl, KLInReward) and plain.ref_logprobs is not None:
         rewards = rewards - config.kl.penalty(plain.sampler_logprobs, plain.ref_logprobs).view_as(rewards)
     advantages = values(config.advantage, {"rewards": rewards, "lengths": lengths}, shape=tuple(rewards.shape))

@@ -53,18 +53,28 @@ def filled(template: str, prompt: Prompt, key: str) -> str:
 
 
 def token_batch(
-    prompts: Sequence[Prompt], targets: Sequence[Sequence[int]], average: Variant = TokenMean()
+    prompts: Sequence[Prompt],
+    targets: Sequence[Sequence[int]],
+    average: Variant = TokenMean(),
+    *,
+    trained: Sequence[Sequence[bool]] | None = None,
 ) -> TokenBatch:
-    """Worked examples: prompt b is followed by `targets[b]`, all of whose tokens are trained."""
+    """Worked examples: prompt b is followed by `targets[b]`.
+
+    Args:
+        prompts, targets: token ids.
+        average: the average of the step's loss.
+        trained: of each target token, whether it is trained; None: all are.
+    """
     lengths = torch.tensor([len(t) for t in targets])
     padded = pad(targets, torch.long)
-    trained = torch.arange(padded.shape[1]) < lengths[:, None]
+    mask = pad(trained or [[True] * len(t) for t in targets], torch.bool)
     return TokenBatch(
         prompts=tuple(p.token_ids for p in prompts),
         prompt_of=torch.arange(len(prompts)),
         targets=padded,
         lengths=lengths,
-        weights=token_weights(trained, average),
+        weights=token_weights(mask, average),
     )
 
 
@@ -94,11 +104,12 @@ def policy_batch(
 ) -> PolicyBatch:
     """P groups of G rollouts as `[P·G, T]`; a group's prompt is stored once.
 
-    Every sampled token is trained, end-of-sequence included. An answer that no reward could judge trains nothing.
+    Every sampled token is trained, end-of-sequence included, and no observation is. An answer that no reward could judge
+    trains nothing.
 
     Args:
         groups: rollouts of one optimizer step.
-        advantages: `[P, G]` reward units.
+        advantages: `[P, G]` reward units, the same for all tokens of an answer; what a critic gives per token comes later.
         average: the average of the step's loss.
         train_truncated: False leaves answers out that were cut at max_tokens (DAPO's overlong filtering).
 
@@ -109,9 +120,8 @@ def policy_batch(
     completions = [rollout.completion for rollout in rollouts]
     lengths = torch.tensor([len(c.token_ids) for c in completions])
     targets = pad([c.token_ids for c in completions], torch.long)
-    real = torch.arange(targets.shape[1]) < lengths[:, None]
     counted = torch.tensor([r.reward is not None and (train_truncated or not r.completion.truncated) for r in rollouts])
-    trained = real & counted[:, None]
+    trained = sampled(groups) & counted[:, None]
     return PolicyBatch(
         prompts=tuple(group[0].prompt.token_ids for group in groups),
         prompt_of=torch.arange(len(groups)).repeat_interleave(torch.tensor([len(group) for group in groups])),
@@ -122,6 +132,12 @@ def policy_batch(
         sampler_logprobs=pad([c.logprobs for c in completions], torch.float),
         temperature=_temperature(completions),
     )
+
+
+def sampled(groups: Sequence[Group]) -> Tensor:
+    """`[P·G, T]` True where a token was sampled, and is neither an observation nor behind the end."""
+    completions = [rollout.completion for group in groups for rollout in group]
+    return pad([c.sampled or (True,) * len(c.token_ids) for c in completions], torch.bool)
 
 
 def _temperature(completions: Sequence[Completion]) -> float:

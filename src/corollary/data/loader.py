@@ -14,10 +14,10 @@ from corollary.types import Prompt
 
 
 def fingerprint(prompts: Sequence[Prompt]) -> str:
-    """sha256 of the prompts in their order: ids, token ids and columns."""
+    """sha256 of the prompts in their order: ids, token ids, columns, and what follows them."""
     digest = hashlib.sha256()
     for p in prompts:
-        row = [p.id, list(p.token_ids), dict(p.columns)]
+        row = [p.id, list(p.token_ids), dict(p.columns), *([p.target_ids, p.target_trained] if p.target_ids else [])]
         digest.update(json.dumps(row, sort_keys=True, default=repr).encode() + b"\n")
     return digest.hexdigest()
 

@@ -18,8 +18,24 @@ class Scorer(Protocol):
         ...
 
 
+class Teacher(Scorer, Protocol):
+    """A model whose whole distributions a student learns from."""
+
+    def states(self, batch: TokenBatch) -> Tensor:
+        """`[B, T, D]` the final hidden state before every response token; no gradient."""
+        ...
+
+    def head(self) -> Tensor:
+        """`[V, D]` the output embedding: states·headᵀ are the logits."""
+        ...
+
+
 class Trainer(Scorer, Protocol):
-    """Owns the weights that learn."""
+    """Owns the weights that learn: a policy's, a reward model's or a critic's."""
+
+    def values(self, batch: TokenBatch) -> Tensor:
+        """`[B, T]` what its scalar head says of the state before every response token, no gradient; 0 behind the end."""
+        ...
 
     @property
     def version(self) -> int:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from torch import Tensor
 
-from corollary.engines.base import Sampler, Scorer, Trainer
+from corollary.engines.base import Sampler, Scorer, Teacher, Trainer
 from corollary.types import Completion, Formula, Metrics, Prompt, Sampling, TokenBatch
 
 
@@ -67,6 +67,10 @@ class TimedTrainer:
         with self.clock.phase("score"):
             return self.inner.logprobs(batch)
 
+    def values(self, batch: TokenBatch) -> Tensor:
+        with self.clock.phase("score"):
+            return self.inner.values(batch)
+
     def step(self, batch: TokenBatch, loss: Formula) -> Metrics:
         with self.clock.phase("train"):
             return self.inner.step(batch, loss)
@@ -81,3 +85,18 @@ class TimedScorer:
     def logprobs(self, batch: TokenBatch) -> Tensor:
         with self.clock.phase("score"):
             return self.inner.logprobs(batch)
+
+
+class TimedTeacher(TimedScorer):
+    """A teacher whose time counts as `score`."""
+
+    def __init__(self, inner: Teacher, clock: Clock) -> None:
+        super().__init__(inner, clock)
+        self.teacher = inner
+
+    def states(self, batch: TokenBatch) -> Tensor:
+        with self.clock.phase("score"):
+            return self.teacher.states(batch)
+
+    def head(self) -> Tensor:
+        return self.teacher.head()

@@ -77,6 +77,18 @@ def output_head(model: PreTrainedModel) -> Tensor:
     return head.weight
 
 
+def scalar_head(model: PreTrainedModel) -> Tensor:
+    """`[1, D]` weight of the head that gives one number per state: a critic's or a reward model's.
+
+    Raises:
+        ModelError: the model has none.
+    """
+    head = dict(model.named_children()).get("score")
+    if not isinstance(head, torch.nn.Linear):
+        raise ModelError("the model has no scalar head", hint="attach one with models.heads.with_scalar_head")
+    return head.weight
+
+
 @dataclass(frozen=True, slots=True)
 class Segments:
     """Where P prompts and S answers lie in the flat row, as padded index tables; and the attention between them."""

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import replace
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from corollary.config import Config
-from corollary.engines.layout import LayoutName, adopt, hidden_states, lay_out, output_head
+from corollary.engines.layout import Layout, LayoutName, adopt, hidden_states, lay_out, output_head, scalar_head
 from corollary.engines.microbatches import microbatches
 from corollary.errors import ModelError, NumericsError
 from corollary.losses.bind import bind
-from corollary.ops.logprob import token_logprobs
+from corollary.ops.logprob import logprobs_of, over_logits, token_logprobs
 from corollary.ops.reduce import weighted_sum
 from corollary.types import Formula, Loss, Metrics, Terms, TokenBatch
+
+SCALAR = frozenset({"values", "chosen_rewards", "rejected_rewards"})
+"""inputs that the scalar head gives"""
 
 
 class OptimizerConfig(Config):
@@ -28,6 +32,8 @@ class OptimizerConfig(Config):
 
     lr: float = Field(default=1e-6, ge=0)
     """peak learning rate"""
+    head_lr: float | None = Field(default=None, ge=0)
+    """that of a scalar head, which starts from nothing; null: the same"""
     weight_decay: float = Field(default=0.0, ge=0)
     """decoupled, per unit of learning rate"""
     beta1: float = Field(default=0.9, ge=0, lt=1)
@@ -75,16 +81,25 @@ class TrainerConfig(Config):
 
 
 class Outputs(NamedTuple):
-    """What a model says of the wanted response tokens, each `[B, T]` nats, 0 elsewhere."""
+    """What a model says of the wanted response tokens, each `[B, T]`, 0 elsewhere; None where nobody asked."""
 
-    logprobs: Tensor  # with gradient
-    entropy: Tensor  # with gradient where a loss takes it
-    mean_logprobs: Tensor | None = None  # with gradient; None where no loss takes it
+    logprobs: Tensor | None = None  # nats, with gradient
+    entropy: Tensor | None = None  # nats, with gradient where a loss takes it
+    mean_logprobs: Tensor | None = None  # nats, with gradient
+    values: Tensor | None = None  # of the scalar head, with gradient
+
+    @property
+    def first(self) -> Tensor:
+        """What a loss is given first: log-probabilities, or values where the model is asked for nothing else."""
+        said = self.values if self.logprobs is None else self.logprobs
+        assert said is not None, "a model is asked for one of the two"
+        return said
 
     def given(self, batch: TokenBatch, needs: Collection[str]) -> TokenBatch:
-        """The batch with those of them that a loss takes besides the log-probabilities."""
+        """The batch with those of them that a loss takes besides the first."""
         entropy = self.entropy if "entropy" in needs else None
-        return replace(batch, entropy=entropy, mean_logprobs=self.mean_logprobs)
+        values = None if self.logprobs is None else self.values
+        return replace(batch, entropy=entropy, mean_logprobs=self.mean_logprobs, values=values)
 
 
 class EmbeddedScorer:
@@ -104,12 +119,20 @@ class EmbeddedScorer:
         Args:
             batch: sequences on the model's device.
             wanted: `[B, T]` bool.
-            needs: `entropy` (with gradient) and `mean_logprobs`, where a loss takes them.
+            needs: a loss's inputs. `values` or a reward model's `chosen_rewards` ask for the scalar head, and for the language
+                model's head as well where there is another input that speaks of tokens; `entropy` (with gradient) and
+                `mean_logprobs` for more of the latter.
         """
         layout = lay_out(batch, wanted, self.config.layout)
-        hidden = hidden_states(self.model, layout.tokens, layout.positions, layout.attention)
+        hidden = self.states_of(layout)
+        shape = (batch.targets.shape[0], batch.targets.shape[1])
+        values = None
+        if not SCALAR.isdisjoint(needs):
+            values = layout.scatter(self._scalars(hidden), shape)
+            if "logprobs" not in needs:
+                return Outputs(values=values)
         said = token_logprobs(
-            hidden[layout.predicts],
+            hidden,
             output_head(self.model),
             layout.targets,
             temperature=batch.temperature,
@@ -117,18 +140,56 @@ class EmbeddedScorer:
             entropy_gradient="entropy" in needs,
             mean_logprobs="mean_logprobs" in needs,
         )
-        shape = (batch.targets.shape[0], batch.targets.shape[1])
-        return Outputs(*(layout.scatter(column, shape) for column in said if column is not None))
+        return Outputs(*(None if column is None else layout.scatter(column, shape) for column in said), values=values)
 
-    @torch.no_grad()
+    def states_of(self, layout: Layout) -> Tensor:
+        """`[R, D]` the hidden state before each wanted token."""
+        return hidden_states(self.model, layout.tokens, layout.positions, layout.attention)[layout.predicts]
+
+    def _scalars(self, hidden: Tensor) -> Tensor:
+        """`[R]` what the scalar head says of each state, in float32 at least."""
+        wide = _at_least_float32(hidden.dtype)
+        return F.linear(hidden.to(wide), scalar_head(self.model).to(wide))[:, 0]
+
     def logprobs(self, batch: TokenBatch) -> Tensor:
         """`[B, T]` nats of every response token under the current weights; 0 behind the end."""
-        out = torch.zeros(batch.targets.shape, dtype=_at_least_float32(self.model.dtype))
+        return self._all(batch, lambda part, real: self.forward(part, real).first)
+
+    def values(self, batch: TokenBatch) -> Tensor:
+        """`[B, T]` what the scalar head says of the state before every response token; 0 behind the end."""
+        return self._all(batch, lambda part, real: self.forward(part, real, {"values"}).first)
+
+    def states(self, batch: TokenBatch) -> Tensor:
+        """`[B, T, D]` the final hidden state before every response token: `head()` turns it into logits."""
+
+        def scattered(part: TokenBatch, real: Tensor) -> Tensor:
+            layout = lay_out(part, real, self.config.layout)
+            states = self.states_of(layout)
+            rows = states.new_zeros(real.numel(), states.shape[1]).index_copy(0, layout.wanted, states)
+            return rows.view(*real.shape, -1)
+
+        return self._all(batch, scattered)
+
+    def head(self) -> Tensor:
+        """`[V, D]` the output embedding."""
+        return output_head(self.model).detach()
+
+    @torch.no_grad()
+    def _all(self, batch: TokenBatch, said: Callable[[TokenBatch, Tensor], Tensor]) -> Tensor:
+        """What `said` gives of every response token, a microbatch at a time, on the CPU."""
+        out: Tensor | None = None
         for rows in microbatches(batch, self.config.tokens_per_microbatch, self.config.layout):
             part = batch.take(rows)
             real = torch.arange(part.targets.shape[1]) < part.lengths[:, None]
-            out[rows, : part.targets.shape[1]] = self.forward(part.to(self.model.device), real)[0].cpu()
-        return out
+            found = said(part.to(self.model.device), real).cpu()
+            out = found.new_zeros(*batch.targets.shape, *found.shape[2:]) if out is None else out
+            out[rows, : part.targets.shape[1]] = found
+        return torch.zeros(batch.targets.shape) if out is None else out
+
+
+def frozen(model: PreTrainedModel, config: TrainerConfig) -> EmbeddedScorer:
+    """A scorer whose weights nobody trains: a reference policy or a teacher."""
+    return EmbeddedScorer(model.eval().requires_grad_(False), config)
 
 
 class EmbeddedTrainer:
@@ -151,10 +212,10 @@ class EmbeddedTrainer:
             with warnings.catch_warnings():  # newer versions of transformers prefer another name that older ones lack
                 warnings.simplefilter("ignore", FutureWarning)
                 model.gradient_checkpointing_enable({"use_reentrant": False})
-        self._named = dict(model.named_parameters())
+        self._named = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self._masters = {n: _master(p) for n, p in self._named.items()}
         self._optimizer = torch.optim.AdamW(
-            list(self._masters.values()),
+            [group for group in self._groups() if group["params"]],
             lr=optimizer.lr,
             betas=(optimizer.beta1, optimizer.beta2),
             eps=optimizer.eps,
@@ -162,9 +223,22 @@ class EmbeddedTrainer:
             fused=True,
         )
 
+    def _groups(self) -> list[dict[str, Any]]:
+        """The optimizer's groups: the weights, and the scalar head with a learning rate of its own."""
+        peak, head = self.settings.lr, self.settings.head_lr
+        apart = {n for n in self._named if n.startswith("score.") and head is not None}
+        return [
+            {"params": [m for n, m in self._masters.items() if n not in apart], "peak": peak},
+            {"params": [m for n, m in self._masters.items() if n in apart], "peak": head},
+        ]
+
     def logprobs(self, batch: TokenBatch) -> Tensor:
         """`[B, T]` nats of every response token under the current weights; 0 behind the end."""
         return self.scorer.logprobs(batch)
+
+    def values(self, batch: TokenBatch) -> Tensor:
+        """`[B, T]` what the scalar head says of the state before every response token; 0 behind the end."""
+        return self.scorer.values(batch)
 
     def step(self, batch: TokenBatch, loss: Formula) -> Metrics:
         """One optimizer step; returns loss, metrics, grad_norm, lr, entropy, trained_tokens.
@@ -182,7 +256,7 @@ class EmbeddedTrainer:
         """
         bound = bind(loss)
         try:
-            totals = self._across(batch, bound) if bound.cross_sample else self._split(batch, bound)
+            totals = (self._across if bound.cross_sample else self._split)(batch, bound)
         except BaseException:
             self._forget_gradients()
             raise
@@ -202,11 +276,34 @@ class EmbeddedTrainer:
         totals: Metrics = {}
         for rows in self._parts(batch):
             part = batch.take(rows).to(self.scorer.model.device)
-            out = self.scorer.forward(part, part.trained, loss.needs)
-            terms = loss(out.logprobs, out.given(part, loss.needs))
+            if "logits" in loss.needs:
+                terms, entropy = self._on_logits(part, loss)
+            else:
+                out = self.scorer.forward(part, part.trained, loss.needs)
+                terms, entropy = loss(out.first, out.given(part, loss.needs)), out.entropy
             weighted_sum(terms.loss, part.weights).backward()
-            _add(totals, terms, out.entropy, part.weights)
+            _add(totals, terms, entropy, part.weights)
         return totals
+
+    def _on_logits(self, part: TokenBatch, loss: Loss) -> tuple[Terms, Tensor]:
+        """Terms and entropy `[B, T]` of a loss on whole distributions, whose logits exist for `head_chunk` tokens at a time."""
+        layout = lay_out(part, part.trained, self.config.layout)
+        names: list[str] = []
+
+        def described(logits: Tensor, index: Tensor) -> tuple[Tensor, ...]:
+            terms = loss(logits[:, None], part.tokens(index))
+            names[:] = terms.metrics
+            with torch.no_grad():
+                entropy = logprobs_of(logits, index * 0).entropy
+            return tuple(x.flatten() for x in (terms.loss, entropy, *terms.metrics.values()))
+
+        said = over_logits(
+            self.scorer.states_of(layout), output_head(self.scorer.model), described, layout.wanted,
+            temperature=part.temperature, chunk=self.config.head_chunk,
+        )  # fmt: skip
+        shape = (part.targets.shape[0], part.targets.shape[1])
+        losses, entropy, *metrics = (layout.scatter(column, shape) for column in said)
+        return Terms(losses, dict(zip(names, metrics, strict=True))), entropy
 
     def _across(self, batch: TokenBatch, loss: Loss) -> Metrics:
         """The same of a loss whose terms depend on other samples, exactly, in two passes.
@@ -216,7 +313,7 @@ class EmbeddedTrainer:
         """
         whole, parts = batch.to(self.scorer.model.device), self._parts(batch)
         leaves = self._leaves(whole, parts, loss.needs)
-        terms = loss(leaves.logprobs, leaves.given(whole, loss.needs))
+        terms = loss(leaves.first, leaves.given(whole, loss.needs))
         weighted_sum(terms.loss, whole.weights).backward()
         for rows in parts:
             part = whole.take(rows)
@@ -231,14 +328,14 @@ class EmbeddedTrainer:
     @torch.no_grad()
     def _leaves(self, whole: TokenBatch, parts: list[list[int]], needs: Collection[str]) -> Outputs:
         """The model's outputs on the whole step, as leaves of a graph of their own."""
-        found: list[Tensor] = []
+        found: dict[str, Tensor] = {}
         for rows in parts:
             part = whole.take(rows)
-            outputs = [o for o in self.scorer.forward(part, part.trained, needs) if o is not None]
-            found = found or [o.new_zeros(whole.targets.shape) for o in outputs]
-            for leaf, output in zip(found, outputs, strict=True):
+            outputs = self.scorer.forward(part, part.trained, needs)._asdict()
+            for name, output in ((n, o) for n, o in outputs.items() if o is not None):
+                leaf = found.setdefault(name, output.new_zeros(whole.targets.shape))
                 leaf[rows, : output.shape[1]] = output
-        return Outputs(*(leaf.requires_grad_() for leaf in found))
+        return Outputs(**{name: leaf.requires_grad_() for name, leaf in found.items()})
 
     def _update(self) -> Metrics:
         for name, parameter in self._named.items():
@@ -251,14 +348,14 @@ class EmbeddedTrainer:
             raise NumericsError(
                 f"the gradient norm of step {self.version} is {norm.item()}; the weights are as before it"
             )
-        lr = self.settings.lr * self.settings.scale(self.version, self.total_steps)
+        scale = self.settings.scale(self.version, self.total_steps)
         for group in self._optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = group["peak"] * scale
         self._optimizer.step()
         self._forget_gradients()
         self._publish()
         self.version += 1
-        return {"grad_norm": norm.item(), "lr": lr}
+        return {"grad_norm": norm.item(), "lr": self.settings.lr * scale}
 
     def _forget_gradients(self) -> None:
         for name, parameter in self._named.items():
@@ -308,9 +405,10 @@ def _at_least_float32(dtype: torch.dtype) -> torch.dtype:
     return dtype if dtype == torch.float64 else torch.float32
 
 
-def _add(totals: Metrics, terms: Terms, entropy: Tensor, weights: Tensor) -> None:
+def _add(totals: Metrics, terms: Terms, entropy: Tensor | None, weights: Tensor) -> None:
     """Add a microbatch's weighted sums to the step's."""
-    for name, tensor in {"loss": terms.loss, "entropy": entropy, **terms.metrics}.items():
+    told = {} if entropy is None else {"entropy": entropy}
+    for name, tensor in {"loss": terms.loss, **told, **terms.metrics}.items():
         totals[name] = totals.get(name, 0.0) + weighted_sum(tensor.detach().double(), weights).item()
 
 

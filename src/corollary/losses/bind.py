@@ -85,7 +85,10 @@ def summed(logprobs: Tensor, trained: Tensor) -> Tensor:
 
 
 def pair_inputs(logprobs: Tensor, batch: PreferenceBatch) -> dict[str, Any]:
-    """What a loss on pairs may take: `[N]` sums and lengths, and the tokens `[N, T]` behind them."""
+    """What a loss on pairs may take: `[N]` sums and lengths, and the tokens `[N, T]` behind them.
+
+    A reward model says a value per token, and of those the reward is the one that is trained: the last.
+    """
     found = token_inputs(logprobs, batch)
     for row, side in enumerate(("chosen", "rejected")):
         trained = batch.trained[row::2]
@@ -98,6 +101,9 @@ def pair_inputs(logprobs: Tensor, batch: PreferenceBatch) -> dict[str, Any]:
         if batch.ref_logprobs is not None:
             ref = batch.ref_logprobs[row::2]
             found |= {f"ref_{side}_logprobs": ref, f"ref_{side}": summed(ref, trained)}
+    found |= {
+        f"{side}_rewards": found[side] for side in ("chosen", "rejected")
+    }  # where the model says values, not logprobs
     if batch.margins is not None:
         found["margins"] = batch.margins[0::2]
     if batch.mean_chosen_length is not None:

@@ -208,7 +208,7 @@ def fraction_interval(fractions: Sequence[float], *, confidence: Confidence = 0.
     n, p, spread = _fractions(fractions, least=2), fmean(fractions), stdev(fractions)
     trials = float(n)
     if spread > 0:
-        caution = _z(confidence) / _t_quantile(n - 1, confidence)
+        caution = _z(confidence) / t_quantile(n - 1, confidence)
         trials = p * (1 - p) * n / spread**2 * caution**2
     low, high = _beta_interval(p * trials, trials, confidence)
     return Interval(p, low, high, confidence, "Korn-Graubard")
@@ -395,7 +395,7 @@ def paired_means(before: Sequence[float], after: Sequence[float], *, confidence:
     changes = [new - old for old, new in zip(before, after, strict=True)]
     estimate, spread = fmean(changes), stdev(changes)
     if spread > 0:
-        width = _t_quantile(n - 1, confidence) * spread / math.sqrt(n)
+        width = t_quantile(n - 1, confidence) * spread / math.sqrt(n)
     else:
         z2 = _z(confidence) ** 2
         width = (1 + abs(estimate)) * z2 / (n + z2)
@@ -511,7 +511,7 @@ def _z(confidence: float) -> float:
 
 
 @lru_cache(maxsize=64)
-def _t_quantile(freedom: float, confidence: float) -> float:
+def t_quantile(freedom: float, confidence: float) -> float:
     """t with P(|T| ≤ t) = confidence, by P(|T| ≤ t) = I_y(½, ν/2) at y = t² / (ν + t²)."""
     y = _edge(lambda y: beta_cdf(y, 0.5, freedom / 2) <= confidence, 0.0, 1.0)
     return math.sqrt(freedom * y / (1 - y))

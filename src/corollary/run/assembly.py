@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+from torch import Tensor
 
 from corollary.algorithms.base import Engines
 from corollary.data.chat import encode_text
 from corollary.data.datasets import DataReport, load_prompts
 from corollary.data.loader import PromptLoader
-from corollary.engines.clock import Clock, TimedSampler, TimedScorer, TimedTrainer
+from corollary.engines.clock import Clock, TimedSampler, TimedScorer, TimedTeacher, TimedTrainer
 from corollary.engines.sampler import EmbeddedSampler
-from corollary.engines.trainer import EmbeddedScorer, EmbeddedTrainer
-from corollary.errors import ConfigError, CorollaryError, UserCodeError
-from corollary.models.catalogue import Entry
+from corollary.engines.trainer import EmbeddedScorer, EmbeddedTrainer, frozen
+from corollary.errors import ConfigError, CorollaryError, ModelError, UserCodeError
+from corollary.models.catalogue import Announce
+from corollary.models.heads import with_scalar_head
 from corollary.models.load import LoadedModel, load_model, load_tokenizer
 from corollary.rewards.base import Reward
 from corollary.rollout import Score
@@ -50,8 +53,21 @@ class Run:
     loggers: Loggers
     steps: Iterator[Step] = field(default_factory=lambda: iter(()))
     memory: dict[str, Any] = field(default_factory=dict)  # the algorithm's own
+    kept: dict[str, Tensor] = field(default_factory=dict)  # likewise
     reward: Reward | None = None
+    reference: EmbeddedScorer | None = None
+    critic: EmbeddedTrainer | None = None
+    teacher: EmbeddedScorer | None = None
     done: int = 0  # steps taken
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What a checkpoint holds: the policy's under their own names, a critic's and the algorithm's behind a prefix."""
+        critic = self.critic.state_dict() if self.critic else {}
+        return (
+            self.trainer.state_dict()
+            | {f"critic-{name}": tensor for name, tensor in critic.items()}
+            | {f"kept/{name}": tensor for name, tensor in self.kept.items()}
+        )
 
     def close(self) -> None:
         """End the reward's processes and the trackers."""
@@ -67,6 +83,8 @@ def build(recipe: Recipe, record: Record, console: Console, saved: Checkpoint | 
     announce = _announce(console)
     model = load_model(recipe.model.path, dtype=recipe.model.resolved_dtype(), announce=announce)
     model.place(device)
+    if recipe.algorithm.has_scalar_head:
+        with_scalar_head(model.model)
     prompts, report = load_prompts(recipe.data, model.tokenizer, announce=announce)
     console.data("training", report)
     reports = {"training": report}
@@ -76,18 +94,22 @@ def build(recipe: Recipe, record: Record, console: Console, saved: Checkpoint | 
         console.data("evaluation", reports["evaluation"])
     _fits(recipe, model, prompts, held_out)
     reference = _reference(recipe, model)  # before a checkpoint's weights come into the model
+    critic = _critic(recipe, model, announce)
     trainer = EmbeddedTrainer(model.model, recipe.trainer, recipe.optimizer, total_steps=recipe.run.steps)
     loader = PromptLoader(prompts, batch_size=recipe.algorithm.batch_size, seed=recipe.run.seed)
     if saved:
         trainer.load_state_dict(saved.tensors)
         loader.load_state_dict(saved.state["loader"])
+        if critic:
+            critic.load_state_dict(_behind("critic-", saved.tensors))
     sampler = embedded_sampler(recipe, model)
     sampler.sync(trainer)
     settings = recipe.run
     loggers = Loggers(settings.loggers, settings.name, record.folder, recipe.model_dump(mode="json"), console.note)
     run = Run(
         recipe, record, model, trainer, sampler, loader, held_out, Clock(), loggers,
-        memory=saved.state.get("memory", {}) if saved else {}, done=saved.step if saved else 0,
+        memory=saved.state.get("memory", {}) if saved else {}, kept=_behind("kept/", saved.tensors) if saved else {},
+        reference=reference, critic=critic, teacher=_teacher(recipe, model, announce), done=saved.step if saved else 0,
     )  # fmt: skip
     if recipe.rewards:
         run.reward = Reward(recipe.rewards)
@@ -97,29 +119,42 @@ def build(recipe: Recipe, record: Record, console: Console, saved: Checkpoint | 
             run.close()
             raise
     with blamed(recipe, "before its first step"):
-        run.steps = recipe.algorithm.steps(_engines(run, reference, console))
+        run.steps = recipe.algorithm.steps(engines(run, console))
     if saved is None:  # nothing that the user gave can fail any more
         record.begin(recipe, settings.seed, reports, files(recipe))
     return run
 
 
-def _engines(run: Run, reference: EmbeddedScorer | None, console: Console) -> Engines:
+def engines(run: Run, console: Console) -> Engines:
     """What the algorithm is lent: each engine with its time counted."""
-    tokenizer, end = run.model.tokenizer, run.model.eos_token_ids[0]
     optional: dict[str, Any] = {}
     if run.reward is not None:
         optional["reward"] = TimedReward(run.reward, run.clock, console)
-    if reference is not None:
-        optional["reference"] = TimedScorer(reference, run.clock)
+    if run.reference is not None:
+        optional["reference"] = TimedScorer(run.reference, run.clock)
+    if run.critic is not None:
+        optional["critic"] = TimedTrainer(run.critic, run.clock)
+    if run.teacher is not None:
+        optional["teacher"] = TimedTeacher(run.teacher, run.clock)
     return Engines(
         trainer=TimedTrainer(run.trainer, run.clock),
         sampler=TimedSampler(run.sampler, run.clock),
         prompts=iter(run.loader),
         first=run.loader.position // run.recipe.algorithm.batch_size,
-        encode=lambda text: [*encode_text(tokenizer, text).token_ids, end],
+        encode=encoder(run.model),
         memory=run.memory,
+        kept=run.kept,
         **optional,
     )
+
+
+def encoder(model: LoadedModel) -> Callable[[str], list[int]]:
+    """An answer's text → its tokens, end-of-sequence last."""
+    return lambda text: [*encode_text(model.tokenizer, text).token_ids, model.eos_token_ids[0]]
+
+
+def _behind(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def probe(recipe: Recipe) -> None:
@@ -156,7 +191,7 @@ def _fits(recipe: Recipe, model: LoadedModel, prompts: Sequence[Prompt], held_ou
             )
 
 
-def _announce(console: Console) -> Callable[[Entry], None]:
+def _announce(console: Console) -> Announce:
     return lambda entry: console.note(f"fetching {entry.notice()}")
 
 
@@ -193,9 +228,39 @@ def embedded_sampler(recipe: Recipe, model: LoadedModel) -> EmbeddedSampler:
 
 def _reference(recipe: Recipe, model: LoadedModel) -> EmbeddedScorer | None:
     """A frozen copy of the starting weights, where the algorithm wants one."""
-    if not recipe.algorithm.needs_reference:
+    return frozen(copy.deepcopy(model.model), recipe.trainer) if recipe.algorithm.needs_reference else None
+
+
+def _critic(recipe: Recipe, model: LoadedModel, announce: Announce) -> EmbeddedTrainer | None:
+    """A critic that is a model of its own, where the algorithm wants one; it starts from the policy unless a model is named."""
+    settings = recipe.algorithm.own_critic
+    if settings is None:
         return None
-    return EmbeddedScorer(copy.deepcopy(model.model).eval().requires_grad_(False), recipe.trainer)
+    started = _other(recipe, settings.model, model, announce).model if settings.model else copy.deepcopy(model.model)
+    return EmbeddedTrainer(with_scalar_head(started), recipe.trainer, settings.optimizer, total_steps=recipe.run.steps)
+
+
+def _teacher(recipe: Recipe, model: LoadedModel, announce: Announce) -> EmbeddedScorer | None:
+    """The model that is learnt from, frozen, where the algorithm names one."""
+    path = recipe.algorithm.teacher_path
+    return frozen(_other(recipe, path, model, announce).model, recipe.trainer) if path else None
+
+
+def _other(recipe: Recipe, path: str, model: LoadedModel, announce: Announce) -> LoadedModel:
+    """A second model, which must read the same tokens as the first.
+
+    Raises:
+        ModelError: it cannot be had, or its tokenizer is another.
+    """
+    other = load_model(path, dtype=recipe.model.resolved_dtype(), announce=announce)
+    if other.tokenizer.get_vocab() != model.tokenizer.get_vocab():
+        raise ModelError(
+            f"its tokenizer is not that of {model.name}, so its numbers would be about other tokens",
+            where=path,
+            hint="name a model with the same tokenizer",
+        )
+    other.place(recipe.model.torch_device())
+    return other
 
 
 class TimedReward:

@@ -10,6 +10,7 @@ from corollary.custom import is_reference
 from corollary.engines.trainer import EmbeddedTrainer
 from corollary.errors import DataError, ResumeError
 from corollary.models.export import Card, DataUse, Metric, export
+from corollary.models.heads import with_scalar_head
 from corollary.models.load import LoadedModel, load_model
 from corollary.run import checkpoint
 from corollary.run.files import read_json
@@ -31,6 +32,8 @@ def export_run(run: Path, folder: Path) -> Path:
     if saved is None:
         raise ResumeError("has no checkpoint", where=str(run))
     model = load_model(recipe.model.path, dtype=recipe.model.resolved_dtype())
+    if recipe.algorithm.has_scalar_head:
+        with_scalar_head(model.model)
     EmbeddedTrainer(model.model, recipe.trainer, recipe.optimizer, total_steps=1).load_state_dict(saved.tensors)
     return export(model.model, model.tokenizer, folder, card=card(run, recipe, model, saved.step))
 

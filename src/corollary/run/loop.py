@@ -134,7 +134,7 @@ def _state(run: Run) -> dict[str, Any]:
 
 
 def _save(run: Run, state: dict[str, Any] | None = None) -> None:
-    tensors, keep = run.trainer.state_dict(), run.recipe.run.keep_checkpoints
+    tensors, keep = run.tensors(), run.recipe.run.keep_checkpoints
     checkpoint.save(run.record.checkpoints, run.done, tensors, state or _state(run), keep=keep)
 
 

@@ -7,12 +7,13 @@ from typing import Any
 from corollary.data.datasets import load_prompts
 from corollary.engines.sampler import EmbeddedSampler
 from corollary.errors import ConfigError
-from corollary.evaluate import compared, evaluate, summary
+from corollary.evaluate import compared, described, evaluate, summary
 from corollary.models.load import load_model
 from corollary.rewards.arithmetic import judge
-from corollary.run.assembly import Console, Run, embedded_sampler
+from corollary.run.assembly import Console, Run, embedded_sampler, engines
 from corollary.run.files import write_json
 from corollary.run.memory import keep_large_blocks
+from corollary.run.own_code import blamed
 from corollary.run.recipe import EvaluationConfig, Recipe
 from corollary.types import Prompt
 
@@ -24,6 +25,15 @@ def measure(run: Run, console: Console, step: int) -> None:
         return
     console.note(f"measuring {len(run.held_out)} held-out prompts after step {step}")
     rows = held_out_rows(settings, run.sampler, run.held_out)
+    with blamed(run.recipe, "measuring"):
+        said = run.recipe.algorithm.measured(engines(run, console), run.held_out)
+    if said:
+        rows = [row | more for row, more in zip(rows, described(run.held_out, said), strict=True)]
+    if not said and settings.judge == "none":
+        raise ConfigError(
+            f"nothing is measured: judge is none, and {run.recipe.algorithm.type} says nothing of held-out examples",
+            where="evaluation.judge", hint="name a judge, or leave evaluation out",
+        )  # fmt: skip
     run.record.keep_evaluation(step, rows)
     before = run.record.evaluation(0)
     result: dict[str, Any] = {"dataset": settings.data.path, "prompts": len(rows)}
@@ -38,10 +48,13 @@ def measure(run: Run, console: Console, step: int) -> None:
 
 def held_out_rows(settings: EvaluationConfig, sampler: EmbeddedSampler, prompts: list[Prompt]) -> list[dict[str, Any]]:
     """One judged row per held-out prompt."""
+    if settings.judge == "none":
+        return [{} for _ in prompts]
+    how = settings.judge
     return evaluate(
         sampler,
         prompts,
-        lambda text, gold: judge(text, gold, settings.judge),
+        lambda text, gold: judge(text, gold, how),
         gold=settings.answer,
         samples=settings.samples,
         temperature=settings.temperature,

@@ -68,8 +68,8 @@ class EvaluationConfig(Config):
 
     data: DataConfig
     """held-out prompts"""
-    judge: Literal["equation", "number"] = "number"
-    """the extractor, strict and lenient"""
+    judge: Literal["equation", "number", "none"] = "number"
+    """the extractor, strict and lenient; none: no answers, only what the algorithm says of held-out examples"""
     answer: str = "answer"
     """column of the gold answer"""
     samples: int = Field(default=4, ge=0)

@@ -109,7 +109,7 @@ def _trained(subject: Subject, batch: TokenBatch, config: TrainerConfig) -> tupl
         part = batch.take(rows)
         out = scorer.forward(part, part.trained, subject.loss.needs)
         with wide(True):
-            value = weighted_sum(subject.loss(out.logprobs, out.given(part, subject.loss.needs)).loss, part.weights)
+            value = weighted_sum(subject.loss(out.first, out.given(part, subject.loss.needs)).loss, part.weights)
         gradient += _flat(torch.autograd.grad(value, list(model.parameters()), allow_unused=True))
         total = total + value.detach()
     return total, gradient

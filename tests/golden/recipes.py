@@ -1,0 +1,68 @@
+"""A tiny recipe of every algorithm, on one tiny model and one data file whose rows have a column for each of them.
+
+To add one, add its YAML to RECIPES, then record its curve: python scripts/record_curves.py
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from corollary.config import load
+from corollary.run.recipe import PRESETS, Recipe
+from models.small import folder as model_folder
+
+REWARD = """
+def vowels(prompts, completions, **columns):
+    texts = [c[0]["content"] if isinstance(c, list) else c for c in completions]
+    return [sum(ch in "aeiou" for ch in text) / 8 for text in texts]
+"""
+SHARED = """
+model: {{path: {folder}/model, dtype: float32, device: cpu}}
+data: {{path: {folder}/rows.jsonl, template: "{{question}}"}}
+optimizer: {{lr: 1.0e-2, schedule: linear}}
+run: {{name: {name}, folder: {folder}/runs, steps: 6, checkpoint_every: 2, threads: 1, export: false}}
+"""
+VOWELS = 'rewards: [{{type: "{folder}/vowels.py:vowels"}}]\n'
+
+RECIPES = {
+    "sft": "algorithm: {{type: sft, examples_per_step: 3}}",
+    "dpo": "algorithm: {{type: preference, pairs_per_step: 3}}",
+    "grpo": VOWELS + "algorithm: {{type: grpo, prompts_per_step: 2, group_size: 4, max_tokens: 8, kl: in_loss}}",
+}
+"""name → YAML, in braces what `written` fills in; every recipe has 6 steps and is given SHARED"""
+
+
+def written(folder: Path) -> Path:
+    """A folder with the model, the rows and the reward that the recipes need."""
+    model_folder(folder / "model")
+    (folder / "vowels.py").write_text(REWARD)
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row(i)) + "\n" for i in range(5)))
+    return folder
+
+
+def row(i: int) -> dict[str, object]:
+    """A row for every algorithm: a question with an answer, a worse one, whether the answer is desirable, a conversation."""
+    question, answer = f"What is {i} + {i + 1}?", str(2 * i + 1)
+    return {
+        "id": f"q{i}",
+        "question": question,
+        "answer": answer,
+        "chosen": answer,
+        "rejected": f"{answer}0",
+        "desirable": i % 2 == 0,
+        "messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}],
+    }
+
+
+def recipe(name: str, folder: Path, run: str) -> Recipe:
+    """The recipe `name` as a run called `run`."""
+    path = folder / f"{run}.yaml"
+    path.write_text((SHARED + RECIPES[name]).format(folder=folder, name=run))
+    return load(Recipe, path, (), presets=PRESETS).config
+
+
+def curve(run: Path) -> list[float]:
+    """The loss and the gradient's norm of each step, one after the other."""
+    steps = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [step[name] for step in steps for name in ("loss", "grad_norm")]

@@ -34,6 +34,7 @@ ONLY_HERE = {
     ),
     "omegaconf": ("config/",),
     "gguf": ("models/",),
+    "peft": ("models/lora.py",),
     "datasets": ("data/",),
     "math_verify": ("rewards/",),
     "rich": ("console.py", "chat.py"),

@@ -28,9 +28,13 @@ VOWELS = 'rewards: [{{type: "{folder}/vowels.py:vowels"}}]\n'
 RECIPES = {
     "sft": "algorithm: {{type: sft, examples_per_step: 3}}",
     "dpo": "algorithm: {{type: preference, pairs_per_step: 3}}",
+    "dpo-lora": "algorithm: {{type: preference, pairs_per_step: 3}}",
     "grpo": VOWELS + "algorithm: {{type: grpo, prompts_per_step: 2, group_size: 4, max_tokens: 8, kl: in_loss}}",
 }
 """name → YAML, in braces what `written` fills in; every recipe has 6 steps and is given SHARED"""
+
+OVERRIDES = {"dpo-lora": ("model.lora.rank=2",)}
+"""name → settings other than those of SHARED"""
 
 
 def written(folder: Path) -> Path:
@@ -59,7 +63,7 @@ def recipe(name: str, folder: Path, run: str) -> Recipe:
     """The recipe `name` as a run called `run`."""
     path = folder / f"{run}.yaml"
     path.write_text((SHARED + RECIPES[name]).format(folder=folder, name=run))
-    return load(Recipe, path, (), presets=PRESETS).config
+    return load(Recipe, path, OVERRIDES.get(name, ()), presets=PRESETS).config
 
 
 def curve(run: Path) -> list[float]:

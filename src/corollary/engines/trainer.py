@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
@@ -108,10 +109,17 @@ class EmbeddedScorer:
     Args:
         model: a causal language model.
         config: how the forward pass is computed.
+        within: entered around what it is asked, such as the model's adapters being off.
     """
 
-    def __init__(self, model: PreTrainedModel, config: TrainerConfig) -> None:
-        self.model, self.config = adopt(model), config
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        config: TrainerConfig,
+        *,
+        within: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
+        self.model, self.config, self.within = adopt(model), config, within
 
     def forward(self, batch: TokenBatch, wanted: Tensor, needs: Collection[str] = ()) -> Outputs:
         """What the model says of the wanted response tokens.
@@ -178,12 +186,13 @@ class EmbeddedScorer:
     def _all(self, batch: TokenBatch, said: Callable[[TokenBatch, Tensor], Tensor]) -> Tensor:
         """What `said` gives of every response token, a microbatch at a time, on the CPU."""
         out: Tensor | None = None
-        for rows in microbatches(batch, self.config.tokens_per_microbatch, self.config.layout):
-            part = batch.take(rows)
-            real = torch.arange(part.targets.shape[1]) < part.lengths[:, None]
-            found = said(part.to(self.model.device), real).cpu()
-            out = found.new_zeros(*batch.targets.shape, *found.shape[2:]) if out is None else out
-            out[rows, : part.targets.shape[1]] = found
+        with self.within():
+            for rows in microbatches(batch, self.config.tokens_per_microbatch, self.config.layout):
+                part = batch.take(rows)
+                real = torch.arange(part.targets.shape[1]) < part.lengths[:, None]
+                found = said(part.to(self.model.device), real).cpu()
+                out = found.new_zeros(*batch.targets.shape, *found.shape[2:]) if out is None else out
+                out[rows, : part.targets.shape[1]] = found
         return torch.zeros(batch.targets.shape) if out is None else out
 
 

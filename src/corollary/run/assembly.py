@@ -20,6 +20,7 @@ from corollary.errors import ConfigError, CorollaryError, ModelError, UserCodeEr
 from corollary.models.catalogue import Announce
 from corollary.models.heads import with_scalar_head
 from corollary.models.load import LoadedModel, load_model, load_tokenizer
+from corollary.models.lora import has_lora, with_lora, without_adapters
 from corollary.rewards.base import Reward
 from corollary.rollout import Score
 from corollary.run.checkpoint import Checkpoint
@@ -83,8 +84,7 @@ def build(recipe: Recipe, record: Record, console: Console, saved: Checkpoint | 
     announce = _announce(console)
     model = load_model(recipe.model.path, dtype=recipe.model.resolved_dtype(), announce=announce)
     model.place(device)
-    if recipe.algorithm.has_scalar_head:
-        with_scalar_head(model.model)
+    outfit(recipe, model)
     prompts, report = load_prompts(recipe.data, model.tokenizer, announce=announce)
     console.data("training", report)
     reports = {"training": report}
@@ -146,6 +146,14 @@ def engines(run: Run, console: Console) -> Engines:
         kept=run.kept,
         **optional,
     )
+
+
+def outfit(recipe: Recipe, model: LoadedModel) -> None:
+    """Give the model the adapters and the head that the recipe trains; the head last, so that it gets no adapter."""
+    if recipe.model.lora:
+        with_lora(model.model, recipe.model.lora, seed=recipe.run.seed)
+    if recipe.algorithm.has_scalar_head:
+        with_scalar_head(model.model)
 
 
 def encoder(model: LoadedModel) -> Callable[[str], list[int]]:
@@ -227,8 +235,12 @@ def embedded_sampler(recipe: Recipe, model: LoadedModel) -> EmbeddedSampler:
 
 
 def _reference(recipe: Recipe, model: LoadedModel) -> EmbeddedScorer | None:
-    """A frozen copy of the starting weights, where the algorithm wants one."""
-    return frozen(copy.deepcopy(model.model), recipe.trainer) if recipe.algorithm.needs_reference else None
+    """The starting weights, where the algorithm wants them: a frozen copy, or the model itself with its adapters off."""
+    if not recipe.algorithm.needs_reference:
+        return None
+    if recipe.model.lora:
+        return EmbeddedScorer(model.model, recipe.trainer, within=lambda: without_adapters(model.model))
+    return frozen(copy.deepcopy(model.model), recipe.trainer)
 
 
 def _critic(recipe: Recipe, model: LoadedModel, announce: Announce) -> EmbeddedTrainer | None:
@@ -237,6 +249,8 @@ def _critic(recipe: Recipe, model: LoadedModel, announce: Announce) -> EmbeddedT
     if settings is None:
         return None
     started = _other(recipe, settings.model, model, announce).model if settings.model else copy.deepcopy(model.model)
+    if recipe.model.lora and not has_lora(started):
+        with_lora(started, recipe.model.lora, seed=recipe.run.seed)
     return EmbeddedTrainer(with_scalar_head(started), recipe.trainer, settings.optimizer, total_steps=recipe.run.steps)
 
 

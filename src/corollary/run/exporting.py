@@ -10,9 +10,10 @@ from corollary.custom import is_reference
 from corollary.engines.trainer import EmbeddedTrainer
 from corollary.errors import DataError, ResumeError
 from corollary.models.export import Card, DataUse, Metric, export
-from corollary.models.heads import with_scalar_head
 from corollary.models.load import LoadedModel, load_model
+from corollary.models.lora import merged
 from corollary.run import checkpoint
+from corollary.run.assembly import outfit
 from corollary.run.files import read_json
 from corollary.run.recipe import Recipe
 
@@ -32,10 +33,9 @@ def export_run(run: Path, folder: Path) -> Path:
     if saved is None:
         raise ResumeError("has no checkpoint", where=str(run))
     model = load_model(recipe.model.path, dtype=recipe.model.resolved_dtype())
-    if recipe.algorithm.has_scalar_head:
-        with_scalar_head(model.model)
+    outfit(recipe, model)
     EmbeddedTrainer(model.model, recipe.trainer, recipe.optimizer, total_steps=1).load_state_dict(saved.tensors)
-    return export(model.model, model.tokenizer, folder, card=card(run, recipe, model, saved.step))
+    return export(merged(model.model), model.tokenizer, folder, card=card(run, recipe, model, saved.step))
 
 
 def card(run: Path, recipe: Recipe, model: LoadedModel, step: int) -> Card:

@@ -13,6 +13,7 @@ import torch
 
 from corollary.errors import StorageError, UserCodeError
 from corollary.models.export import export
+from corollary.models.lora import merged, save_adapter
 from corollary.run import checkpoint
 from corollary.run.assembly import Console, Run, build, check
 from corollary.run.exporting import card
@@ -151,8 +152,10 @@ def _rescue(run: Run, state: dict[str, Any], console: Console) -> None:
 
 def _finish(run: Run, console: Console) -> None:
     if run.recipe.run.export:
-        folder = run.record.folder
-        shutil.rmtree(folder / "model", ignore_errors=True)
-        model = run.model
-        export(model.model, model.tokenizer, folder / "model", card=card(folder, run.recipe, model, run.done))
+        folder, model, lora = run.record.folder, run.model, run.recipe.model.lora
+        for name in ("model", "adapter"):
+            shutil.rmtree(folder / name, ignore_errors=True)
+        if lora:
+            save_adapter(model.model, lora, folder / "adapter", base=run.recipe.model.path)
+        export(merged(model.model), model.tokenizer, folder / "model", card=card(folder, run.recipe, model, run.done))
     console.note(f"report: {write_report(run.record.folder)}")

@@ -16,6 +16,7 @@ from corollary.config import Config, one_of_classes
 from corollary.data.datasets import DataConfig
 from corollary.engines.trainer import OptimizerConfig, TrainerConfig
 from corollary.errors import ConfigError
+from corollary.models.lora import LoRA
 from corollary.rewards.parts import RewardSpec
 from corollary.run.loggers import LoggerName
 
@@ -36,6 +37,8 @@ class ModelConfig(Config):
     """of the computation; the optimizer keeps float32 weights. auto: bfloat16 where the processor multiplies it natively"""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: the GPU where there is one"""
+    lora: LoRA | None = None
+    """train adapters in place of the weights"""
 
     def torch_device(self) -> torch.device:
         """The device.

@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 SEED   ?= 0
 
-.PHONY: demo test check docs bench clean
+.PHONY: demo test check parity docs bench clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.runs ## train a real model on this machine and measure what it learned
@@ -20,11 +20,14 @@ check: $(VENV)/.tests ## formatting, lint, types, tests, doctests
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 	$(MAKE) test
 
+parity: ## a step of each loss against TRL's, in an environment of its own
+	PYTHON=$(PYTHON) bash scripts/parity.sh $(ARGS)
+
 bench: $(VENV)/.runs ## tokens per second and seconds per step on this machine, by phase
 	$(BIN)/python benchmarks/step.py
 
 clean: ## remove the virtual environment
-	rm -rf $(VENV)
+	rm -rf $(VENV) .venv-parity
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: $(PYTHON) must be Python 3.11 or newer; set PYTHON=/path/to/python3.11"; exit 2; }

@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
-from corollary.data import chat
+from corollary.data import chat, rendering
 from corollary.data.chat import encode_chat, encode_text
 from corollary.errors import DataError, ModelError
 from models.small import CONTROL, smollm2, tokenizer
@@ -145,7 +145,7 @@ ENDLESS = "{% for a in range(90000) %}{% for b in range(90000) %}{% set c = a %}
 
 
 def test_a_template_without_end_is_stopped_in_any_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chat, "RENDER_SECONDS", 0.2)
+    monkeypatch.setattr(rendering, "RENDER_SECONDS", 0.2)
     caught: list[BaseException] = []
 
     def render() -> None:
@@ -165,12 +165,12 @@ def test_a_template_without_end_is_stopped_in_any_thread(monkeypatch: pytest.Mon
 
 def test_a_deadline_that_is_kept_leaves_nothing_behind() -> None:
     for _ in range(200):
-        with chat._deadline(5):
+        with rendering._deadline(5):
             pass
         try:
-            with chat._deadline(0.0002):
+            with rendering._deadline(0.0002):
                 time.sleep(0.0003)
-        except chat._TooLong:
+        except rendering._TooLong:
             pass
     time.sleep(0.01)
     assert not [t for t in threading.enumerate() if isinstance(t, threading.Timer) and not t.finished.is_set()]

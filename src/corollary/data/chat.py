@@ -3,21 +3,16 @@
 What a data set says is text and nothing else: a control token's string inside a message (`<|im_end|>`, say) is encoded as the
 characters it consists of, so that no row can end a turn, open another, or speak as the system. The template's own control tokens
 are encoded as what they are. For conversations without such strings the ids are those of `tokenizer.apply_chat_template`.
-
-A chat template is a program that came with a model. `transformers` renders it in Jinja's immutable sandbox; here its time and its
-output are bounded as well. Its memory is not: read a template before using a model that you do not trust.
 """
 
 from __future__ import annotations
 
-import ctypes
 import re
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from corollary.data.rendering import place, rendered
 from corollary.errors import DataError, ModelError
 from corollary.types import Message
 
@@ -25,10 +20,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 ROLES = ("system", "user", "assistant", "developer", "tool")
-RENDER_SECONDS = 1.0  # that a template may take for one conversation
-MAX_ADDED = 1_000_000  # characters that a template may add to ten times those of the conversation
+
+TrainOn = Literal["all_assistant", "last_assistant"]
 
 _PRIVATE_USE = range(0xE000, 0xF900)
+_GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +33,14 @@ class Encoded:
 
     token_ids: tuple[int, ...]
     text: str  # decodes from `token_ids`, control tokens written out
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation(Encoded):
+    """A conversation up to its last trained token."""
+
+    trained: tuple[bool, ...]  # of each token, whether the assistant says it
+    first: int  # the message whose tokens are the first that are trained
 
 
 def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> Encoded:
@@ -58,21 +62,71 @@ def encode_chat(
         ModelError: no chat template, or one that fails, takes longer than `RENDER_SECONDS` or writes too much.
         DataError: messages of another shape, or a conversation that the template refuses.
     """
-    if not tokenizer.chat_template:
-        hint = "give prompts as plain text (style: text), or a model with a chat template"
-        raise ModelError(
-            "has no chat template", where=tokenizer.name_or_path or "the tokenizer", hint=hint, code="E0320"
-        )
-    plain = checked(messages)
-    control = _control_pattern(tokenizer)
-    if not any(control.search(m["content"]) for m in plain):
-        text = _render(tokenizer, plain, answer_follows)
-        return Encoded(tuple(tokenizer(text, add_special_tokens=False)["input_ids"]), text)
-    disguise = _stand_ins(tokenizer, plain, control)
-    disguised = [m | {"content": control.sub(lambda c: disguise[c[0]], m["content"])} for m in plain]
-    return _encode_disguised(
-        tokenizer, _render(tokenizer, disguised, answer_follows), {s: c for c, s in disguise.items()}
-    )
+    script = _script(tokenizer, messages)
+    return script.encoded(script.text(len(script.messages), answer_follows=answer_follows))
+
+
+def encode_answer(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[int, ...]:
+    """A text as it goes on after something: no beginning-of-sequence token and no mark of a text's start before it."""
+
+    def plain(text: str) -> list[int]:
+        return tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+
+    before, whole = plain("\n"), plain(f"\n{text}")
+    apart = whole[: len(before)] == before
+    return tuple(whole[len(before) :] if apart else plain(text))
+
+
+def encode_conversation(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, train_on: TrainOn = "all_assistant"
+) -> Conversation:
+    """A conversation to learn from: its tokens, and which of them the assistant says.
+
+    What the assistant says comes from the template: where it marks it with `{% generation %}`, that; else what it adds when message
+    k, the assistant's, is put behind the k before it and the header of an answer. It ends with the control token that closes the
+    turn, where the template has one. What follows the last trained token is left out.
+
+    Checked token by token: up to each turn that is trained, the tokens are those that a model reads which is to give that turn.
+
+    Args:
+        tokenizer: with a chat template.
+        messages: as for `encode_chat`, with at least one of the assistant's.
+        train_on: every message of the assistant's, or the last one alone.
+
+    Raises:
+        ModelError: as for `encode_chat`.
+        DataError: no message of the assistant's, or one that cannot be told apart in the template's text or in its tokens.
+    """
+    script = _script(tokenizer, messages)
+    turns = [k for k, message in enumerate(script.messages) if message["role"] == "assistant"]
+    if not turns:
+        raise DataError("no message is the assistant's, so there is nothing to learn")
+    wanted = turns if train_on == "all_assistant" else turns[-1:]
+    whole, spans = script.marked(turns) if script.marks else script.compared(wanted)
+    encoded = script.encoded(whole)
+    trained = [False] * len(encoded.token_ids)
+    for turn, span in zip(wanted, spans[-len(wanted) :], strict=True):
+        start, end = (_tokens_up_to(script, whole, at, encoded.token_ids, turn) for at in span)
+        said = encoded.token_ids[start:end]
+        closing = max((i + 1 for i, token in enumerate(said) if token in script.control), default=len(said))
+        trained[start : start + closing] = [True] * closing
+    if not any(trained):
+        raise DataError("the chat template writes nothing of what the assistant says")
+    length = len(trained) - trained[::-1].index(True)
+    return Conversation(encoded.token_ids[:length], encoded.text, tuple(trained[:length]), wanted[0])
+
+
+def _tokens_up_to(script: _Script, whole: str, at: int, ids: tuple[int, ...], turn: int) -> int:
+    """How many tokens the first `at` characters are.
+
+    Raises:
+        DataError: alone they are other tokens than at the beginning of the whole.
+    """
+    alone = script.encoded(whole[:at]).token_ids
+    if alone != ids[: len(alone)]:
+        what = f"message {turn}, the assistant's, begins or ends inside a token, so training and sampling would read other tokens"
+        raise DataError(f"{what}; strip the whitespace around it")
+    return len(alone)
 
 
 def checked(messages: Any) -> list[dict[str, str]]:
@@ -97,6 +151,90 @@ def checked(messages: Any) -> list[dict[str, str]]:
 def _kind(value: Any) -> str:
     names = {dict: "an object", list: "a list", str: "text", bool: "true or false", type(None): "null"}
     return names.get(type(value), "a number" if isinstance(value, int | float) else type(value).__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Script:
+    """A conversation in which control strings are disguised, so that every control token of its text is the template's."""
+
+    tokenizer: PreTrainedTokenizerBase
+    messages: list[dict[str, str]]
+    restore: Mapping[str, str]  # stand-in → the character that it stands for
+
+    def text(self, count: int, *, answer_follows: bool) -> str:
+        """The text of the first `count` messages."""
+        return rendered(self.tokenizer, self.messages[:count], answer_follows=answer_follows)[0]
+
+    def encoded(self, rendered: str) -> Encoded:
+        """The tokens of a rendered text or of its beginning."""
+        if self.restore:
+            return _encode_disguised(self.tokenizer, rendered, self.restore)
+        return Encoded(tuple(self.tokenizer(rendered, add_special_tokens=False)["input_ids"]), rendered)
+
+    @property
+    def control(self) -> set[int]:
+        """The control tokens."""
+        return {i for i, token in self.tokenizer.added_tokens_decoder.items() if token.special}
+
+    @property
+    def marks(self) -> bool:
+        """Whether the template marks what the assistant says."""
+        return bool(_GENERATION.search(self.tokenizer.get_chat_template()))
+
+    def marked(self, turns: Sequence[int]) -> tuple[str, list[tuple[int, int]]]:
+        """The text up to the last turn, and the spans that the template marks in it.
+
+        Raises:
+            DataError: they are not as many as the turns.
+        """
+        whole, spans = rendered(self.tokenizer, self.messages[: turns[-1] + 1], answer_follows=False, marked=True)
+        if len(spans) != len(turns):
+            what = f"marks {len(spans)} spans of generation where the assistant has {len(turns)} messages"
+            raise DataError(what, where=place(self.tokenizer))
+        return whole, spans
+
+    def compared(self, turns: Sequence[int]) -> tuple[str, list[tuple[int, int]]]:
+        """The text up to the last turn, and in it what each turn adds to the text before it.
+
+        Raises:
+            DataError: nothing comes before a turn, or the template writes what came before otherwise once more follows.
+        """
+        if turns[0] == 0:
+            raise DataError("message 0 is the assistant's, so nothing comes before what is to be learnt")
+        whole = self.text(turns[-1] + 1, answer_follows=False)
+        spans = []
+        for turn in turns:
+            before = self.text(turn, answer_follows=True)
+            after = whole if turn == turns[-1] else self.text(turn + 1, answer_follows=False)
+            if not whole.startswith(before):
+                what = f"writes what comes before message {turn} otherwise when that is still to be given"
+                raise DataError(
+                    f"{what}, so training would see another prompt than sampling", where=place(self.tokenizer)
+                )
+            if not whole.startswith(after):
+                what = f"writes message {turn} otherwise once more follows (it leaves thinking out, say)"
+                raise DataError(
+                    f"{what}; set train_on: last_assistant, or end the conversation there", where=place(self.tokenizer)
+                )
+            spans.append((len(before), len(after)))
+        return whole, spans
+
+
+def _script(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> _Script:
+    if not tokenizer.chat_template:
+        raise ModelError(
+            "has no chat template",
+            where=tokenizer.name_or_path or "the tokenizer",
+            hint="give prompts as plain text (style: text), set model.chat_template, or take a model with a chat template",
+            code="E0320",
+        )
+    plain = checked(messages)
+    control = _control_pattern(tokenizer)
+    if not any(control.search(m["content"]) for m in plain):
+        return _Script(tokenizer, plain, {})
+    disguise = _stand_ins(tokenizer, plain, control)
+    disguised = [m | {"content": control.sub(lambda c: disguise[c[0]], m["content"])} for m in plain]
+    return _Script(tokenizer, disguised, {s: c for c, s in disguise.items()})
 
 
 def _control_pattern(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
@@ -140,56 +278,3 @@ def _encode_disguised(tokenizer: PreTrainedTokenizerBase, rendered: str, restore
         ids += [token] if token is not None else []
         done = end
     return Encoded(tuple(ids), rendered.translate(table))
-
-
-def _render(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], answer_follows: bool) -> str:
-    from jinja2.exceptions import SecurityError, TemplateError, TemplateSyntaxError, UndefinedError
-
-    where = f"chat template of {tokenizer.name_or_path or 'the tokenizer'}"
-    try:
-        with _deadline(RENDER_SECONDS):
-            text = str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=answer_follows))
-    except _TooLong as error:
-        raise ModelError(
-            f"took more than {RENDER_SECONDS:g} s for one conversation", where=where, code="E0321"
-        ) from error
-    except (SecurityError, TemplateSyntaxError, UndefinedError) as error:
-        raise ModelError(f"cannot be rendered ({error})", where=where, code="E0321") from error
-    except TemplateError as error:  # the template's own raise_exception
-        raise DataError(
-            f"refused a conversation of roles {', '.join(m['role'] for m in messages)} ({error})", where=where
-        ) from error
-    except Exception as error:  # what its expressions raise
-        raise ModelError(f"failed ({type(error).__name__}: {error})", where=where, code="E0321") from error
-    if len(text) > MAX_ADDED + 10 * sum(len(m["content"]) for m in messages):
-        raise ModelError(f"wrote {len(text):,} characters for one conversation", where=where, code="E0321")
-    return text
-
-
-class _TooLong(BaseException):
-    """Not an Exception, so that nothing in between takes it for its own."""
-
-
-@contextmanager
-def _deadline(seconds: float) -> Iterator[None]:
-    """Raises `_TooLong` in the block when it takes longer, at the next Python instruction; in any thread, unlike an alarm signal.
-
-    The timer's thread consumes nothing and waits `seconds` or for `cancel`; it produces the exception in the thread of the block.
-    The lock orders the two ends: once the block has set `over`, no exception is sent; if it was sent before, it is raised here.
-    """
-    block, lock, over = threading.get_ident(), threading.Lock(), threading.Event()
-
-    def fire() -> None:
-        with lock:
-            if not over.is_set():
-                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(block), ctypes.py_object(_TooLong))
-
-    timer = threading.Timer(seconds, fire)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        with lock:
-            over.set()
-        timer.cancel()

@@ -12,6 +12,7 @@ demo: $(VENV)/.runs ## train a real model on this machine and measure what it le
 
 test: $(VENV)/.tests ## the whole CPU suite
 	bash scripts/browser.sh
+	bash scripts/sandbox.sh
 	$(BIN)/python -m pytest -n auto $(ARGS)
 
 check: $(VENV)/.tests ## formatting, lint, types, tests, doctests

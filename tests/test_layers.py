@@ -37,6 +37,7 @@ ONLY_HERE = {
     "peft": ("models/lora.py",),
     "datasets": ("data/",),
     "math_verify": ("rewards/",),
+    "pydantic_monty": ("rewards/sandbox/monty.py",),
     "rich": ("console.py", "chat.py"),
     "typer": ("cli.py",),
     "ray": ("runtime/ray.py",),

@@ -274,14 +274,16 @@ def test_what_a_reward_prints_is_kept_off_the_terminal(tmp_path, capfd):
 
 
 def test_the_registry_names_functions_that_load_and_says_what_they_do():
-    assert set(REGISTRY) == {"equation", "number", "math"}
-    prompts = [chat("p", "x", answer="7")]
+    assert set(REGISTRY) == {"code", "equation", "number", "math"}
+    prompts = [chat("p", "x", answer="7", tests=["assert f(1) == 1"], entry_point="f")]
+    right = {"code": "def f(x): return x"}
     for name, known in REGISTRY.items():
         assert known.description
         assert "\n" not in known.description
         with Reward([RewardSpec(type=name)]) as reward:
             reward.check(prompts)
-            assert flat(reward.score([(prompts[0], [completion("3 + 4 = 7"), completion("no")])])) == [
+            answers = [completion(right.get(name, "3 + 4 = 7")), completion("no")]
+            assert flat(reward.score([(prompts[0], answers)])) == [
                 Score(1.0, {name: 1.0}),
                 Score(0.0, {name: 0.0}),
             ]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -16,6 +16,7 @@ from pydantic import Field, field_validator, model_validator
 
 from corollary.config import Config
 from corollary.errors import ConfigError
+from corollary.rewards import code
 from corollary.rewards.calling import RewardFunction, described, load
 from corollary.rewards.faults import Blame, error
 
@@ -33,6 +34,9 @@ class BuiltIn:
     per: Span = "batch"
     seconds: float = _SECONDS  # deadline of a call
     late: float | None = None  # reward of an answer that makes it hang or crash; None: that is a fault, like any other
+    ready: Callable[[Mapping[str, Any]], None] | None = (
+        None  # raises ConfigError where it cannot work with its parameters
+    )
 
 
 REGISTRY: dict[str, BuiltIn] = {
@@ -51,6 +55,12 @@ REGISTRY: dict[str, BuiltIn] = {
         seconds=5.0,
         late=0.0,
     ),
+    "code": BuiltIn(
+        reference="corollary.rewards.code:code",
+        description="1 if the tests of the program in the answer hold, in a sandbox",
+        per="sample",
+        ready=code.ready,
+    ),
 }
 
 
@@ -58,7 +68,7 @@ class RewardSpec(Config):
     """One reward function and what it counts."""
 
     type: str
-    """A registered name (equation, math, number) or path/to/file.py:function, seen from the working directory."""
+    """A registered name (code, equation, math, number) or path/to/file.py:function, seen from the working directory."""
     weight: float = 1.0
     """What its value is multiplied by in the sum; 0 logs it only."""
     name: str = ""
@@ -128,6 +138,8 @@ class Part:
         file = Path(place).expanduser().absolute()
         if known is None and not file.is_file():
             raise ConfigError(f"reward {spec.type!r}: there is no file {file}")
+        if known and known.ready:
+            known.ready(spec.params)
         reference = known.reference if known else f"{file}:{function}"
         name = spec.name or (spec.type if known else function)
         return cls(

@@ -2,102 +2,27 @@
 
 from __future__ import annotations
 
-import re
-import string
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
-from dataclasses import dataclass
-from importlib import import_module
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from statistics import median
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pydantic import Field, ValidationError, model_validator
-
-from corollary.config import Config
-from corollary.config.variants import defined, from_file
-from corollary.custom import is_reference, line_of, said
-from corollary.data.chat import Encoded, checked, encode_chat, encode_text
-from corollary.data.reading import BadRow, Row, read_jsonl
-from corollary.errors import ConfigError, DataError, UserCodeError
-from corollary.models import catalogue, hub
+from corollary.data.chat import checked, encode_chat, encode_conversation, encode_text
+from corollary.data.reading import BadRow, Row
+from corollary.data.sources import DataConfig, Example, fields, rows, shown
+from corollary.errors import DataError
+from corollary.models import catalogue
 from corollary.seeding import stream
 from corollary.types import Message, Prompt
+
+__all__ = ["DataConfig", "DataReport", "Example", "load_prompts"]
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 SHOWN = 5  # malformed rows that a message names
 RESERVED = frozenset({"prompts", "completions"})  # what rewards are called with; no column may have these names
-
-_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
-
-
-class Example(Config):
-    """A solved example, shown before each prompt as a turn of its own."""
-
-    user: str
-    """What was asked, as text."""
-    assistant: str
-    """What a good answer looks like."""
-
-
-class DataConfig(Config):
-    """Where prompts come from and how a row becomes one."""
-
-    path: str = "word-problems/train"
-    """A catalogue name, a JSON Lines file (.jsonl, .jsonl.gz), a Hugging Face data set (a hub id or a folder), or a function of
-    your own that gives the rows: path/to/file.py:name."""
-    params: dict[str, Any] = Field(default_factory=dict)
-    """Parameters of the function that `path` names: its keyword-only ones."""
-    split: str = "train"
-    """Split of a Hugging Face data set."""
-    name: str | None = None
-    """Configuration of a Hugging Face data set, where it has several."""
-    prompt: str | None = None
-    """Column with the prompt: text, used as it is, or a list of messages. Default: `prompt`, where there is no template."""
-    template: str | None = None
-    """The user's message, with columns in braces: "{question}". Default for catalogue data: "{question}"."""
-    style: Literal["chat", "text"] = "chat"
-    """What a filled template is: a message, rendered by the model's chat template, or the whole prompt as plain text."""
-    system: str = ""
-    """System message before the filled template; empty: none, and the chat template may put its own."""
-    examples: list[Example] = Field(default_factory=list)
-    """Solved examples between the system message and the filled template, in this order."""
-    where: dict[str, list[str | int | float | None]] = Field(default_factory=dict)
-    """Column → values; only rows that have one of them in each are used."""
-    limit: int | None = Field(default=None, ge=1)
-    """Prompts at most; null: all."""
-    shuffle: int | None = None
-    """Seed of a shuffle of the rows before `limit` cuts; null: as they come."""
-    max_prompt_tokens: int | None = Field(default=None, ge=1)
-    """Length above which `over_long` applies, tokens of the whole rendered prompt; null: no limit."""
-    over_long: Literal["error", "drop", "truncate_left"] = "error"
-    """What happens to a longer prompt; `truncate_left` keeps its last tokens, as plain text."""
-    bad_rows: Literal["stop", "skip"] = "stop"
-    """What happens at malformed rows; both name them."""
-
-    @model_validator(mode="after")
-    def _one_way(self) -> DataConfig:
-        if self.params and not is_reference(self.path):
-            raise ValueError(f"params go to a function of your own, and path is {self.path}")
-        if self.prompt is not None and self.template is not None:
-            raise ValueError("prompt and template: give one of them")
-        if self.filled is None and (self.system or self.examples):
-            raise ValueError("system and examples go around a template; give template, or put them into the messages")
-        if self.style == "text" and (self.system or self.examples):
-            raise ValueError("style text and system or examples: write them into the template")
-        if self.filled is not None:
-            _fields(self.filled)
-        return self
-
-    @property
-    def filled(self) -> str | None:
-        """The template in force; None where the rows carry the prompt."""
-        if self.template is None and self.prompt is None and catalogue.is_entry(self.path):
-            return "{question}"
-        return self.template
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,9 +35,9 @@ class DataReport:
     kept: int
     dropped: Mapping[str, int]  # reason → rows
     bad: tuple[str, ...]  # malformed rows, `file:line:column: reason`
-    truncated: int  # kept prompts that lost their first tokens
+    truncated: int  # kept prompts that lost their first tokens, or conversations that lost their last
     duplicates: int  # rows whose id another row had before; they were given ids of their own
-    tokens: tuple[int, float, int]  # least, median and most tokens of a kept prompt
+    tokens: tuple[int, float, int]  # least, median and most tokens of a kept prompt or conversation
 
     def line(self) -> str:
         """The account in one line.
@@ -152,7 +77,7 @@ def load_prompts(
         ModelError: the tokenizer's chat template is missing or fails.
     """
     account = _Account(config)
-    candidates = account.selected(_rows(config, announce))
+    candidates = account.selected(rows(config, announce))
     if config.shuffle is not None:
         listed = list(candidates)
         order = stream(config.shuffle, "data", "rows").permutation(len(listed))
@@ -171,11 +96,11 @@ class _Account:
 
     def __init__(self, config: DataConfig) -> None:
         self.config = config
-        self.source = _shown(config.path)
-        self.read = self.duplicates = 0
+        self.source = shown(config.path)
+        self.read = self.duplicates = self.truncated = 0
         self.dropped: Counter[str] = Counter()
         self.bad: list[BadRow] = []
-        self.over: list[tuple[int, str]] = []  # tokens and place of prompts over the limit
+        self.over: list[tuple[int, str]] = []  # tokens and place of what is over the limit
         self.ids: set[str] = set()
 
     def selected(self, rows: Iterator[Row | BadRow]) -> Iterator[_Candidate]:
@@ -195,33 +120,33 @@ class _Account:
         """The row as a prompt; None where it is dropped or malformed, which is counted."""
         try:
             content = _content(self.config, row.values)
-            if _is_empty(content):
+            if _is_empty(content, self.config):
                 self.dropped["empty"] += 1
                 return None
-            encoded = encode_text(tokenizer, content) if isinstance(content, str) else encode_chat(tokenizer, content)
+            made = _encoded(content, self.config, tokenizer)
         except DataError as error:
             return self._refuse(row.where, f"{error.where}: {error.what}" if error.where else error.what)
-        messages = () if isinstance(content, str) else tuple(content)
-        limit = self.config.max_prompt_tokens
-        if limit is not None and len(encoded.token_ids) > limit:
-            self.over.append((len(encoded.token_ids), row.where))
-            if self.config.over_long != "truncate_left":
-                self.dropped[f"over max_prompt_tokens={limit}"] += 1
+        limit = self.config.longest
+        if limit is not None and _length(made) > limit:
+            self.over.append((_length(made), row.where))
+            cut = _cut(made, limit, self.config, tokenizer)
+            if cut is None:
+                self.dropped[f"over {self.config.limit_key}={limit}"] += 1
                 return None
-            last = encoded.token_ids[-limit:]
-            encoded, messages = Encoded(last, str(tokenizer.decode(list(last)))), ()
-        return self._named(row, encoded, messages)
+            self.truncated += 1
+            made = cut
+        return self._named(row, made)
 
-    def _named(self, row: _Candidate, encoded: Encoded, messages: tuple[Message, ...]) -> Prompt:
+    def _named(self, row: _Candidate, made: Prompt) -> Prompt:
         own = row.values.get("id")
         name = str(own) if isinstance(own, str | int) and own != "" else str(row.number)
         if name in self.ids:
             self.duplicates += 1
             name = f"{name}#{row.number}"
         self.ids.add(name)
-        used = {"id"} if self.config.filled is not None else {"id", self.config.prompt or "prompt"}
-        columns = {k: v for k, v in row.values.items() if k not in used}
-        return Prompt(id=name, token_ids=encoded.token_ids, messages=messages, text=encoded.text, columns=columns)
+        config = self.config
+        used = {"id"} if config.filled is not None else {"id", config.messages or config.prompt or "prompt"}
+        return replace(made, id=name, columns={k: v for k, v in row.values.items() if k not in used})
 
     def _refuse(self, where: str, reason: str) -> None:
         self.bad.append(BadRow(where, reason))
@@ -240,11 +165,10 @@ class _Account:
             raise DataError(what, where=self.source, hint="mend them, or set bad_rows: skip", code="E0202")
         if self.over and config.over_long == "error":
             longest, where = max(self.over)
-            what = f"{len(self.over):,} prompts over max_prompt_tokens={config.max_prompt_tokens}, the longest {longest:,} at {where}"
-            raise DataError(
-                what, where=self.source, hint="raise it, or set over_long: drop or truncate_left", code="E0204"
-            )
-        lengths = [len(p.token_ids) for p in prompts] or [0]
+            kind, cut = ("prompts", "truncate_left") if config.messages is None else ("conversations", "truncate_right")
+            what = f"{len(self.over):,} {kind} over {config.limit_key}={config.longest}, the longest {longest:,} at {where}"
+            raise DataError(what, where=self.source, hint=f"raise it, or set over_long: drop or {cut}", code="E0204")
+        lengths = [_length(p) for p in prompts] or [0]
         report = DataReport(
             source=self.source,
             licence=catalogue.entry(config.path).licence if catalogue.is_entry(config.path) else "not stated",
@@ -252,108 +176,17 @@ class _Account:
             kept=len(prompts),
             dropped=dict(self.dropped),
             bad=tuple(f"{row.where}: {row.reason}" for row in self.bad),
-            truncated=len(self.over) if config.over_long == "truncate_left" else 0,
+            truncated=self.truncated,
             duplicates=self.duplicates,
             tokens=(min(lengths), median(lengths), max(lengths)),
         )
         if not prompts:
             raise DataError(
-                report.line(), hint="check path, prompt or template, where and max_prompt_tokens", code="E0203"
+                report.line(),
+                hint=f"check path, prompt, template or messages, where and {config.limit_key}",
+                code="E0203",
             )
         return report
-
-
-def _rows(config: DataConfig, announce: catalogue.Announce | None) -> Iterator[Row | BadRow]:
-    if catalogue.is_entry(config.path):
-        entry = catalogue.entry(config.path)
-        if entry.kind != "data":
-            raise DataError("is a model, not a data set", where=config.path, code="E0201")
-        return read_jsonl(catalogue.fetch(config.path, announce=announce))
-    if is_reference(config.path):
-        return _from_function(config)
-    path = Path(config.path).expanduser()
-    if path.is_file():
-        return read_jsonl(path)
-    if path.is_dir() or (_HUB_ID.fullmatch(config.path) and path.suffix not in (".jsonl", ".json", ".gz")):
-        return _hugging_face(config)
-    hint = (
-        f"did you mean {close}?"
-        if (close := catalogue.nearest(config.path, "data"))
-        else "paths are relative to the working folder"
-    )
-    raise DataError("no such file", where=config.path, hint=hint, code="E0201")
-
-
-def _from_function(config: DataConfig) -> Iterator[Row | BadRow]:
-    """The rows that a user's function gives; it must give the same ones every time, or a resumed run is another.
-
-    Raises:
-        ConfigError: there is no such file, or `params` are not its parameters.
-        UserCodeError: the file does not load, or the function raises.
-    """
-    made = from_file(config.path, frozenset())
-    try:
-        asked = made.model_validate(config.params)
-    except ValidationError as fault:
-        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in fault.errors())
-        known = ", ".join(n for n in made.model_fields if n != "type") or "none"
-        raise ConfigError(wrong, where="data.params", hint=f"the parameters of {config.path} are {known}") from fault
-    try:
-        for index, row in enumerate(asked()):
-            where = f"{config.path}:{index + 1}"
-            yield (
-                Row(where, dict(row))
-                if isinstance(row, Mapping)
-                else BadRow(where, f"a {type(row).__name__}, not a mapping")
-            )
-    except Exception as cause:
-        file, line = defined(made.target)
-        at = line_of(cause, file)
-        at = at if at != file else f"{file}:{line}"
-        raise UserCodeError(
-            f"{config.path.rpartition(':')[2]} raised {said(cause)}", where=at, hint="it gives the rows of data.path"
-        ) from cause
-
-
-def _hugging_face(config: DataConfig) -> Iterator[Row]:
-    close = catalogue.nearest(config.path, "data")
-    suggestion = f"; or did you mean {close}?" if close else ""
-    try:
-        datasets = import_module("datasets")
-    except ImportError as error:
-        hint = f"pip install 'corollary[hub]'{suggestion}"
-        raise DataError(
-            "Hugging Face data sets need the package datasets", where=config.path, hint=hint, code="E0205"
-        ) from error
-    asked = nullcontext("") if Path(config.path).expanduser().is_dir() else hub.reached(config.path)
-    with asked as unreachable:
-        try:
-            rows = datasets.load_dataset(config.path, name=config.name, split=config.split)
-        except Exception as error:  # its loaders raise whatever a hub, a file or a missing split makes them
-            reason = unreachable or f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')[:300]}"
-            hint = f"check path, name, split and the network{suggestion}"
-            raise DataError(f"cannot be had ({reason})", where=config.path, hint=hint, code="E0205") from error
-    return (Row(f"{config.path}[{config.split}]:{index + 1}", dict(row)) for index, row in enumerate(rows))
-
-
-def _shown(path: str) -> str:
-    return Path(path).name if Path(path).expanduser().is_file() and not catalogue.is_entry(path) else path
-
-
-def _fields(template: str) -> list[str]:
-    """The columns that a template names.
-
-    Raises:
-        ValueError: a brace without its partner, or anything but a column's name in braces.
-    """
-    names = []
-    for _, name, form, conversion in string.Formatter().parse(template):
-        if name is None:
-            continue
-        if form or conversion or not name.isidentifier():
-            raise ValueError(f"template: {{{name}}} is no column's name; write {{column}}, and {{{{ for a brace")
-        names.append(name)
-    return names
 
 
 def _content(config: DataConfig, row: Mapping[str, Any]) -> str | list[dict[str, str]]:
@@ -365,11 +198,11 @@ def _content(config: DataConfig, row: Mapping[str, Any]) -> str | list[dict[str,
     if taken := sorted(RESERVED & set(row)):
         raise DataError(f"column {taken[0]!r} has a name that rewards are called with")
     if config.filled is None:
-        column = config.prompt or "prompt"
+        column = config.messages or config.prompt or "prompt"
         if column not in row:
             raise DataError(_no_column(column, row))
-        return row[column] if isinstance(row[column], str) else checked(row[column])
-    values = {name: _text(name, row) for name in _fields(config.filled)}
+        return row[column] if isinstance(row[column], str) and config.messages is None else checked(row[column])
+    values = {name: _text(name, row) for name in fields(config.filled)}
     if not any(value.strip() for value in values.values()):
         return ""
     question = config.filled.format_map(values)
@@ -394,6 +227,53 @@ def _no_column(column: str, row: Mapping[str, Any]) -> str:
     return f"no column {column!r}; it has {', '.join(map(str, row)) or 'none'}"
 
 
-def _is_empty(content: str | list[dict[str, str]]) -> bool:
-    last = content if isinstance(content, str) else content[-1]["content"]
-    return not last.strip()
+def _is_empty(content: str | list[dict[str, str]], config: DataConfig) -> bool:
+    """Whether nothing is asked, or nothing is said that is to be learnt."""
+    if isinstance(content, str):
+        return not content.strip()
+    if config.messages is None:
+        return not content[-1]["content"].strip()
+    said = [message["content"] for message in content if message["role"] == "assistant"]
+    learnt = said if config.train_on == "all_assistant" else said[-1:]
+    return bool(learnt) and not any(text.strip() for text in learnt)
+
+
+def _encoded(content: str | Sequence[Message], config: DataConfig, tokenizer: PreTrainedTokenizerBase) -> Prompt:
+    """A prompt that has no name yet. Of a conversation, it is what comes before the first token that is learnt.
+
+    Raises:
+        DataError: a conversation that the template refuses, or whose turns cannot be told apart.
+    """
+    if isinstance(content, str):
+        text = encode_text(tokenizer, content)
+        return Prompt(id="", token_ids=text.token_ids, text=text.text)
+    if config.messages is None:
+        chat = encode_chat(tokenizer, content)
+        return Prompt(id="", token_ids=chat.token_ids, text=chat.text, messages=tuple(content))
+    whole = encode_conversation(tokenizer, content, train_on=config.train_on)
+    first = whole.trained.index(True)
+    return Prompt(
+        id="",
+        token_ids=whole.token_ids[:first],
+        text=str(tokenizer.decode(list(whole.token_ids[:first]))),
+        messages=tuple(content[: whole.first]),
+        target_ids=whole.token_ids[first:],
+        target_trained=whole.trained[first:],
+    )
+
+
+def _length(made: Prompt) -> int:
+    return len(made.token_ids) + len(made.target_ids)
+
+
+def _cut(made: Prompt, limit: int, config: DataConfig, tokenizer: PreTrainedTokenizerBase) -> Prompt | None:
+    """What is too long, cut to `limit` tokens as the settings have it; None where they drop it, or nothing to learn would be left."""
+    room = limit - len(made.token_ids)
+    match config.over_long:
+        case "truncate_left":
+            last = made.token_ids[-limit:]
+            return replace(made, token_ids=last, text=str(tokenizer.decode(list(last))), messages=())
+        case "truncate_right" if room > 0:
+            return replace(made, target_ids=made.target_ids[:room], target_trained=made.target_trained[:room])
+        case _:
+            return None

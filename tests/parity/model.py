@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 from models import small
@@ -18,15 +19,20 @@ TEMPLATE = (
 """Nothing stands behind the end of a turn; see docs/guides/parity.md#what-follows-the-end-of-a-turn."""
 
 
-def tokenizer(template: str = TEMPLATE) -> PreTrainedTokenizerFast:
+def tokenizer(template: str = TEMPLATE, *, begins: bool = False) -> PreTrainedTokenizerFast:
+    """With `begins`, one that puts `<s>` before every text, as Llama's and Gemma's do."""
     made = small.tokenizer(template)
-    made.add_special_tokens({"pad_token": "<pad>"})
+    made.add_special_tokens({"pad_token": "<pad>", "bos_token": "<s>"})
+    if begins:
+        made.backend_tokenizer.post_processor = TemplateProcessing(
+            single="<s> $A", special_tokens=[("<s>", made.bos_token_id)]
+        )
     return made
 
 
-def folder(path: Path, *, template: str = TEMPLATE, seed: int = 0) -> Path:
+def folder(path: Path, *, template: str = TEMPLATE, seed: int = 0, begins: bool = False) -> Path:
     """Weights large enough that the answers' probabilities differ; another seed is another model."""
-    words = tokenizer(template)
+    words = tokenizer(template, begins=begins)
     made = small.model(rows=len(words), initializer_range=0.3)
     noise = torch.Generator().manual_seed(seed)
     with torch.no_grad():

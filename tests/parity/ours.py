@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from corollary.algorithms.base import Algorithm, Engines
-from corollary.data.datasets import DataConfig, load_prompts
+from corollary.data.datasets import load_prompts
+from corollary.data.sources import DataConfig
 from corollary.data.loader import PromptLoader
 from corollary.engines.trainer import EmbeddedScorer, EmbeddedTrainer, OptimizerConfig, TrainerConfig
 from corollary.models.load import load_model

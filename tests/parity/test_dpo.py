@@ -10,7 +10,7 @@ import pytest
 from torch import Tensor
 
 from corollary.algorithms.preference import PreferenceConfig
-from corollary.data.datasets import DataConfig
+from corollary.data.sources import DataConfig
 from parity import model, ours, theirs
 from parity.taken import CLOSE, Taken, agree, residual
 

@@ -15,7 +15,7 @@ import pytest
 from torch import Tensor
 
 from corollary.algorithms.grpo import GRPOConfig
-from corollary.data.datasets import DataConfig
+from corollary.data.sources import DataConfig
 from corollary.engines.base import Trainer
 from corollary.engines.trainer import EmbeddedScorer, TrainerConfig
 from corollary.models.load import load_model

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from corollary.algorithms.sft import SFTConfig
-from corollary.data.datasets import DataConfig
+from corollary.data.sources import DataConfig
 from corollary.engines.trainer import TrainerConfig
 from parity import model, ours, theirs
 from parity.taken import Taken, agree, residual
@@ -83,6 +83,15 @@ def test_it_is_the_same_however_each_splits_it(layout: Any, tmp_path: Path) -> N
     mine = our_step(folder, trainer=TrainerConfig(tokens_per_microbatch=60, layout=layout))
     split = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 3}
     agree(f"SFT split, {layout}", mine, their_step(folder, [*map(conversation, ROWS)], **split), ours.weights(folder))
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_a_text_begins_once_and_an_answer_does_not(style: str, tmp_path: Path) -> None:
+    """With a tokenizer that puts a beginning-of-sequence token before every text, and a template that writes it, too."""
+    folder = model.folder(tmp_path, template="{{ bos_token }}" + model.TEMPLATE, begins=True)
+    mine, other = our_step(folder, style=style), their_step(folder, [STYLES[style](row) for row in ROWS])
+    assert {ids.count(theirs.tokenizer(folder).bos_token_id) for ids, _ in mine.rows} == {1}
+    agree(f"SFT begins, {style}", mine, other, ours.weights(folder))
 
 
 def test_a_mean_over_sequences_is_another_step(tmp_path: Path) -> None:

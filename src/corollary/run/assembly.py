@@ -10,7 +10,6 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from corollary.algorithms.base import Engines
-from corollary.data.chat import encode_text
 from corollary.data.datasets import DataReport, load_prompts
 from corollary.data.loader import PromptLoader
 from corollary.engines.clock import Clock, TimedSampler, TimedScorer, TimedTeacher, TimedTrainer
@@ -157,8 +156,13 @@ def outfit(recipe: Recipe, model: LoadedModel) -> None:
 
 
 def encoder(model: LoadedModel) -> Callable[[str], list[int]]:
-    """An answer's text → its tokens, end-of-sequence last."""
-    return lambda text: [*encode_text(model.tokenizer, text).token_ids, model.eos_token_ids[0]]
+    """An answer's text → its tokens, end-of-sequence last; nothing begins here, whatever the tokenizer puts before a text."""
+
+    def encode(text: str) -> list[int]:
+        ids = model.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        return [*ids, model.eos_token_ids[0]]
+
+    return encode
 
 
 def _behind(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

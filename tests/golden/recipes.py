@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from safetensors.torch import load_file, save_file
+
 from corollary.config import load
 from corollary.run.recipe import PRESETS, Recipe
 from models.small import folder as model_folder
@@ -29,6 +31,8 @@ RECIPES = {
     "sft": "algorithm: {{type: sft, examples_per_step: 3}}",
     "dpo": "algorithm: {{type: preference, pairs_per_step: 3}}",
     "dpo-lora": "algorithm: {{type: preference, pairs_per_step: 3}}",
+    "distill": "algorithm: {{type: distill, teacher: {folder}/teacher, answers: {{type: student, max_tokens: 8}}}}",
+    "distill-top-k": "algorithm: {{type: distill, teacher: {folder}/teacher, answers: data, objective: {{type: divergence, loss: jsd_top_k}}}}",
     "grpo": VOWELS + "algorithm: {{type: grpo, prompts_per_step: 2, group_size: 4, max_tokens: 8, kl: in_loss}}",
 }
 """name → YAML, in braces what `written` fills in; every recipe has 6 steps and is given SHARED"""
@@ -40,6 +44,9 @@ OVERRIDES = {"dpo-lora": ("model.lora.rank=2",)}
 def written(folder: Path) -> Path:
     """A folder with the model, the rows and the reward that the recipes need."""
     model_folder(folder / "model")
+    other = model_folder(folder / "teacher") / "model.safetensors"
+    weights = {name: 1.5 * tensor for name, tensor in load_file(other).items()}
+    save_file(weights, other, metadata={"format": "pt"})
     (folder / "vowels.py").write_text(REWARD)
     (folder / "rows.jsonl").write_text("".join(json.dumps(row(i)) + "\n" for i in range(5)))
     return folder

@@ -9,6 +9,7 @@ import torch
 from pydantic import Field, model_validator
 
 from corollary.algorithms.base import Algorithm
+from corollary.algorithms.distill import DistillConfig
 from corollary.algorithms.grpo import GRPOConfig
 from corollary.algorithms.preference import PreferenceConfig
 from corollary.algorithms.sft import SFTConfig
@@ -23,7 +24,7 @@ from corollary.run.loggers import LoggerName
 if TYPE_CHECKING:
     AnyAlgorithm = Algorithm
 else:
-    AnyAlgorithm = one_of_classes([GRPOConfig, SFTConfig, PreferenceConfig], Algorithm)
+    AnyAlgorithm = one_of_classes([GRPOConfig, SFTConfig, PreferenceConfig, DistillConfig], Algorithm)
 
 PRESETS = Path(__file__).parents[1] / "configs"
 

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from corollary.algorithms.base import Algorithm, Engines
 from corollary.data.datasets import load_prompts
-from corollary.data.sources import DataConfig
 from corollary.data.loader import PromptLoader
+from corollary.data.sources import DataConfig
 from corollary.engines.trainer import EmbeddedScorer, EmbeddedTrainer, OptimizerConfig, TrainerConfig
 from corollary.models.load import load_model
 from corollary.run.assembly import encoder

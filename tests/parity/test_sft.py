@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -67,13 +68,45 @@ def their_step(folder: Path, rows: Sequence[Mapping[str, Any]], **settings: Any)
     )
 
 
-@pytest.mark.parametrize("loss", ["nll", "dft"])
+Settings = dict[str, Any]
+CASES: dict[str, tuple[Settings, Settings]] = {
+    "nll": ({"loss_type": "nll"}, {"type": "nll"}),
+    "dft": ({"loss_type": "dft"}, {"type": "dft"}),
+    "nll, smoothed": (
+        {"loss_type": "nll", "label_smoothing_factor": 0.2},
+        {"type": "label_smoothing", "smoothing": 0.2},
+    ),
+}
+"""TRL's settings, and our `algorithm.loss`"""
+
+
+@pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("style", STYLES)
-def test_the_step_is_the_same(loss: str, style: str, tmp_path: Path) -> None:
-    folder = model.folder(tmp_path)
-    mine = our_step(folder, style=style, loss=loss)
+def test_the_step_is_the_same(name: str, style: str, tmp_path: Path) -> None:
+    folder, (settings, loss) = model.folder(tmp_path), CASES[name]
     rows = [STYLES[style](row) for row in ROWS]
-    agree(f"SFT {loss}, {style}", mine, their_step(folder, rows, loss_type=loss), ours.weights(folder))
+    agree(f"SFT {name}, {style}", our_step(folder, style=style, loss=loss), their_step(folder, rows, **settings),
+          ours.weights(folder))  # fmt: skip
+
+
+def said(*turns: str) -> dict[str, Any]:
+    roles = ["system", *["user", "assistant"] * len(turns)]
+    return {"messages": [{"role": role, "content": turn} for role, turn in zip(roles, turns, strict=False)]}
+
+
+def test_of_a_conversation_the_assistant_s_turns_are_trained(tmp_path: Path) -> None:
+    """Theirs by the template's `{% generation %}` marks (`assistant_only_loss`), ours by what the template writes around a turn."""
+    folder = model.folder(tmp_path)
+    rows = [
+        said("Be brief.", "Hi", "Hello.", "An animal?", "ant"),
+        said("Be kind.", "2 + 2", "4"),
+        said("", "a", "an", "b", "banana and pan", "c", "I do not know."),
+    ]
+    data = DataConfig(path=str(ours.rows_file(folder / "rows.jsonl", rows)), messages="messages")
+    config = SFTConfig(examples_per_step=3)
+    mine = ours.step(config, ours.engines(folder, data, config))
+    assert max(sum(a < b for a, b in pairwise(trained)) for _, trained in mine.rows) == 3
+    agree("SFT conversations", mine, their_step(folder, rows, assistant_only_loss=True), ours.weights(folder))
 
 
 @pytest.mark.parametrize("layout", ["shared_prefix", "packed", "padded"])

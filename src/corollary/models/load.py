@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from corollary.errors import ModelError
 from corollary.models import catalogue, hub
+from corollary.models.chat_template import give
 from corollary.models.wheels import cache_root, file_digest, locked, settle
 
 if TYPE_CHECKING:
@@ -68,12 +69,15 @@ class LoadedModel:
         nn.Module.to(self.model, device)
 
 
-def load_model(name: str, *, dtype: Dtype = "float32", announce: catalogue.Announce | None = None) -> LoadedModel:
+def load_model(
+    name: str, *, dtype: Dtype = "float32", chat_template: str = "", announce: catalogue.Announce | None = None
+) -> LoadedModel:
     """The model and tokenizer called `name`.
 
     Args:
         name: a catalogue name, else a folder or .gguf file that exists, else a hub id; a folder called like a catalogue entry is `./name`.
         dtype: of the weights in memory.
+        chat_template: in place of the model's own: see `chat_template.give`; empty: its own. What ends an answer in it ends sampling.
         announce: called once with the catalogue entry before its first download.
 
     Raises:
@@ -84,14 +88,17 @@ def load_model(name: str, *, dtype: Dtype = "float32", announce: catalogue.Annou
     import torch
 
     located = locate(name, announce=announce)
-    tokenizer = _tokenizer(located)
+    tokenizer = _tokenizer(located, chat_template)
     config = _config(located)
     _check_vocabulary(config, tokenizer, located)
     model = _weights(located, {"float32": torch.float32, "bfloat16": torch.bfloat16}[dtype])
+    ends = stop_token_ids(model, tokenizer)
+    if chat_template and model.generation_config:
+        model.generation_config.eos_token_id = list(ends)  # an exported model stops there too
     return LoadedModel(
         model=model,
         tokenizer=tokenizer,
-        eos_token_ids=stop_token_ids(model, tokenizer),
+        eos_token_ids=ends,
         name=name,
         path=located.folder,
         licence=located.licence,
@@ -99,9 +106,11 @@ def load_model(name: str, *, dtype: Dtype = "float32", announce: catalogue.Annou
     )
 
 
-def load_tokenizer(name: str, *, announce: catalogue.Announce | None = None) -> PreTrainedTokenizerBase:
+def load_tokenizer(
+    name: str, *, chat_template: str = "", announce: catalogue.Announce | None = None
+) -> PreTrainedTokenizerBase:
     """The tokenizer of the model called `name`, without its weights; the rest as for `load_model`."""
-    return _tokenizer(locate(name, announce=announce))
+    return _tokenizer(locate(name, announce=announce), chat_template)
 
 
 def locate(name: str, *, announce: catalogue.Announce | None = None) -> Located:
@@ -276,13 +285,15 @@ def _licence(folder: Path) -> str:
 _LOCAL = {"local_files_only": True, "trust_remote_code": False}
 
 
-def _tokenizer(located: Located) -> PreTrainedTokenizerBase:
+def _tokenizer(located: Located, chat_template: str) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer
 
     with _reading(located, "tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(located.folder, **_LOCAL)
     if tokenizer.pad_token_id is None and tokenizer.eos_token is not None:
         tokenizer.pad_token = tokenizer.eos_token  # fills rows; what is filled is told by lengths
+    if chat_template:
+        give(tokenizer, chat_template)
     return tokenizer
 
 

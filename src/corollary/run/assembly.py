@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from corollary.algorithms.base import Engines
+from corollary.data.chat import encode_answer
 from corollary.data.datasets import DataReport, load_prompts
 from corollary.data.loader import PromptLoader
 from corollary.engines.clock import Clock, TimedSampler, TimedScorer, TimedTeacher, TimedTrainer
@@ -81,7 +82,12 @@ def build(recipe: Recipe, record: Record, console: Console, saved: Checkpoint | 
     probe(recipe)
     device = recipe.model.torch_device()
     announce = _announce(console)
-    model = load_model(recipe.model.path, dtype=recipe.model.resolved_dtype(), announce=announce)
+    model = load_model(
+        recipe.model.path,
+        dtype=recipe.model.resolved_dtype(),
+        chat_template=recipe.model.chat_template,
+        announce=announce,
+    )
     model.place(device)
     outfit(recipe, model)
     prompts, report = load_prompts(recipe.data, model.tokenizer, announce=announce)
@@ -157,12 +163,9 @@ def outfit(recipe: Recipe, model: LoadedModel) -> None:
 
 def encoder(model: LoadedModel) -> Callable[[str], list[int]]:
     """An answer's text → its tokens, end-of-sequence last; nothing begins here, whatever the tokenizer puts before a text."""
-
-    def encode(text: str) -> list[int]:
-        ids = model.tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
-        return [*ids, model.eos_token_ids[0]]
-
-    return encode
+    own = model.tokenizer.eos_token_id
+    end = own if isinstance(own, int) else model.eos_token_ids[0]
+    return lambda text: [*encode_answer(model.tokenizer, text), end]
 
 
 def _behind(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -192,6 +195,14 @@ def _fits(recipe: Recipe, model: LoadedModel, prompts: Sequence[Prompt], held_ou
     if recipe.evaluation:
         limits.append(("evaluation.data", held_out, recipe.evaluation.max_tokens))
     for key, asked, answer in limits:
+        told = max(asked, key=lambda prompt: len(prompt.token_ids) + len(prompt.target_ids))
+        whole = len(told.token_ids) + len(told.target_ids)
+        if told.target_ids and whole > (model.max_positions or whole):
+            raise ConfigError(
+                f"conversation {told.id} has {whole} tokens; the model knows {model.max_positions} positions",
+                where=key,
+                hint=f"set {key}.max_tokens={model.max_positions} and {key}.over_long=drop",
+            )
         longest = max(asked, key=lambda prompt: len(prompt.token_ids))
         room = (model.max_positions or len(longest.token_ids) + answer) - answer
         if len(longest.token_ids) > room:
@@ -217,7 +228,7 @@ def check(recipe: Recipe, model: str, console: Console) -> None:
     """
     probe(recipe)
     announce = _announce(console)
-    tokenizer = load_tokenizer(model, announce=announce)
+    tokenizer = load_tokenizer(model, chat_template=recipe.model.chat_template, announce=announce)
     prompts, _ = load_prompts(recipe.data, tokenizer, announce=announce)
     if recipe.evaluation:
         load_prompts(recipe.evaluation.data, tokenizer, announce=announce)

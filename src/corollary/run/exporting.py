@@ -32,7 +32,7 @@ def export_run(run: Path, folder: Path) -> Path:
     saved, _ = checkpoint.newest(run / "checkpoints")
     if saved is None:
         raise ResumeError("has no checkpoint", where=str(run))
-    model = load_model(recipe.model.path, dtype=recipe.model.resolved_dtype())
+    model = load_model(recipe.model.path, dtype=recipe.model.resolved_dtype(), chat_template=recipe.model.chat_template)
     outfit(recipe, model)
     EmbeddedTrainer(model.model, recipe.trainer, recipe.optimizer, total_steps=1).load_state_dict(saved.tensors)
     return export(merged(model.model), model.tokenizer, folder, card=card(run, recipe, model, saved.step))

@@ -72,7 +72,7 @@ def measure_only(recipe: Recipe, console: Console) -> dict[str, Any]:
     if recipe.evaluation is None:
         raise ConfigError("the recipe has no evaluation", where="evaluation", hint="set evaluation.data.path")
     keep_large_blocks()
-    model = load_model(recipe.model.path, dtype=recipe.model.resolved_dtype())
+    model = load_model(recipe.model.path, dtype=recipe.model.resolved_dtype(), chat_template=recipe.model.chat_template)
     prompts, report = load_prompts(recipe.evaluation.data, model.tokenizer)
     console.data("evaluation", report)
     rows = held_out_rows(recipe.evaluation, embedded_sampler(recipe, model), prompts)

@@ -34,6 +34,8 @@ class ModelConfig(Config):
 
     path: str = "smollm2-135m-instruct"
     """name in `corollary models`, local folder, .gguf file, or hub id"""
+    chat_template: str = ""
+    """for a model that has none, or in place of its own: chatml, gemma, plain, or a .jinja file; exported with the model"""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """of the computation; the optimizer keeps float32 weights. auto: bfloat16 where the processor multiplies it natively"""
     device: Literal["auto", "cpu", "cuda"] = "auto"

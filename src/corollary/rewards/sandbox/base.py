@@ -59,5 +59,5 @@ class Sandbox(Protocol):
     """Judges programs that nobody has read."""
 
     def judge(self, program: str, exam: Exam) -> Verdict:
-        """Which tests hold for the program, in processes of its own that are gone when this returns."""
+        """Which tests hold for the program, in processes of its own, which are killed before this returns."""
         ...

@@ -20,6 +20,7 @@ from corollary.rewards.sandbox.base import OTHERS, Exam, Limits, Verdict
 from corollary.rewards.sandbox.processes import INTERPRETER, Launch, judged
 
 _LIBRARIES = ("/usr/lib", "/usr/lib64", "/lib", "/lib64", "/etc/ld.so.cache")
+_PYTHON = "/python"
 _OPTIONS = (
     *("--unshare-all", "--unshare-user", "--uid", "65534", "--gid", "65534", "--cap-drop", "ALL"),
     *("--hostname", "sandbox", "--chdir", "/", "--new-session", "--die-with-parent"),
@@ -42,21 +43,31 @@ class Bubblewrap:
 
 
 def wrapped(command: Sequence[str]) -> Launch:
-    """The command inside the sandbox."""
+    """The command inside the sandbox, with the interpreter that stands there."""
     filter_ = seccomp.descriptor()
     bwrap = shutil.which("bwrap") or "bwrap"
-    return Launch([bwrap, *_OPTIONS, *_world(), "--seccomp", str(filter_), "--", *command], [filter_])
+    inside = (f"{_PYTHON}/bin/python", *command[1:])
+    return Launch([bwrap, *_OPTIONS, *_world(), "--seccomp", str(filter_), "--", *inside], [filter_])
 
 
 @cache
 def _world() -> tuple[str, ...]:
-    """What the program sees: read-only mounts, and symbolic links as they are outside."""
-    stdlib = {Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib")}
-    shared = Path(sys.base_prefix).glob("lib/libpython*") if sys.base_prefix != "/usr" else ()
-    paths = [*map(Path, _LIBRARIES), *sorted(shared), *sorted(stdlib), Path(sys.executable).resolve()]
-    hidden = [str(found) for folder in sorted(stdlib) for found in folder.glob("*-packages")]
-    covers = [word for path in hidden for word in ("--tmpfs", path, "--remount-ro", path)]
-    return (*(word for path in paths for word in _shown(path)), *covers, "--remount-ro", "/")
+    """What the program sees, all of it read-only: the machine's shared libraries, and an interpreter with its own.
+
+    The interpreter stands in a place of its own, so that nothing shows where it stands outside, which may be a home.
+    """
+    base = {"base": sys.base_prefix, "platbase": sys.base_exec_prefix}
+    stdlib = {Path(sysconfig.get_path(name, vars=base)) for name in ("stdlib", "platstdlib")}
+    own = [*sorted(stdlib), *sorted(Path(sys.base_prefix).glob("lib/libpython*.so*"))]
+    moved = {str(path): f"{_PYTHON}/{path.relative_to(sys.base_prefix)}" for path in own}
+    moved[str(Path(sys.executable).resolve())] = f"{_PYTHON}/bin/python"
+    mounts = [word for path, place in moved.items() for word in ("--ro-bind", path, place)]
+    packages = [
+        f"{moved[str(folder)]}/{found.name}" for folder in sorted(stdlib) for found in folder.glob("*-packages")
+    ]
+    covers = [word for place in packages for word in ("--tmpfs", place, "--remount-ro", place)]
+    shared = [word for path in _LIBRARIES for word in _shown(Path(path))]
+    return (*shared, *mounts, *covers, "--setenv", "LD_LIBRARY_PATH", f"{_PYTHON}/lib", "--remount-ro", "/")
 
 
 def _shown(path: Path) -> Iterator[str]:

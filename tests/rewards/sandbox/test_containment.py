@@ -1,0 +1,121 @@
+"""What a program in a sandbox can reach: nothing of ours. Each probe is first seen to work where nothing is contained."""
+
+from __future__ import annotations
+
+import os
+import platform
+import site
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from corollary.rewards.sandbox import Exam
+from rewards.sandbox.boxes import needed, tried
+from rewards.sandbox.probes import NETWORK, READS, SYSCALLS, WRITES
+
+PROBES = {f"{kind}: {name}": body for kind, of in (("read", READS), ("write", WRITES), ("reach", NETWORK)) for name, body in of.items()}  # fmt: skip
+
+
+@pytest.fixture
+def around(tmp_path) -> Iterator[dict[str, object]]:
+    """What there is to reach: a folder with a secret, this process, and sockets that somebody listens on."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "secret").write_text("canary")
+    path, abstract = f"/tmp/corollary-{os.getpid()}.sock", f"corollary-{os.getpid()}"
+    Path(path).unlink(missing_ok=True)
+    listeners = [socket.create_server(("127.0.0.1", 0)), socket.socket(socket.AF_UNIX), socket.socket(socket.AF_UNIX)]
+    listeners[1].bind(path)
+    listeners[2].bind(f"\0{abstract}")
+    for listener in listeners[1:]:
+        listener.listen()
+    yield {
+        "folder": folder,
+        "home": Path.home(),
+        "project": Path(__file__).parents[3],
+        "packages": site.getsitepackages()[0],
+        "pid": os.getpid(),
+        "port": listeners[0].getsockname()[1],
+        "socket": path,
+        "abstract": abstract,
+    }
+    for listener in listeners:
+        listener.close()
+    Path(path).unlink()
+
+
+def seen(folder: Path) -> list[tuple[object, ...]]:
+    """All that can be told of a folder and what is in it."""
+    paths = [folder, *sorted(folder.rglob("*"))]
+    return [(p, s.st_mode, s.st_size, s.st_mtime_ns, s.st_nlink, s.st_ino) for p in paths for s in [p.lstat()]]
+
+
+@pytest.mark.parametrize("name", PROBES)
+def test_a_program_in_a_sandbox_reaches_nothing(around, name):
+    probe = PROBES[name].format(**around)
+    folder, before = Path(str(around["folder"])), seen(Path(str(around["folder"])))
+    for sandbox in ("monty", "bubblewrap"):
+        verdict = tried(needed(sandbox), probe)
+        assert not verdict.passed, f"{sandbox} lets it through"
+        assert seen(folder) == before
+    if not name.endswith("*"):
+        verdict = tried(needed("unsafe_subprocess", seconds=3), probe)
+        assert verdict.passed, f"the probe itself does not work: {verdict.why}"
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the numbers are those of x86_64")
+@pytest.mark.parametrize("name", SYSCALLS)
+def test_the_kernel_answers_no_call_that_is_not_on_the_list(name):
+    program = f"""
+import ctypes
+libc = ctypes.CDLL(None, use_errno=True)
+def f(_):
+    result = libc.syscall{SYSCALLS[name]}
+    return result, ctypes.get_errno()
+"""
+    verdict = needed("bubblewrap").judge(program, Exam(entry_point="f", tests=("assert f(0) == (-1, 38), f(0)",)))
+    assert verdict.passed, verdict.why  # 38 is ENOSYS
+
+
+def test_a_program_sees_an_empty_world():
+    look = """
+import os, sys
+def f(_):
+    found = sorted(os.listdir("/"))
+    ids = os.getuid(), os.getgid()
+    return found, ids, os.getcwd(), sorted(set(os.environ) - {"LC_CTYPE"}), os.uname().nodename
+"""
+    tests = (
+        "assert set(f(0)[0]) <= {'etc', 'lib', 'lib64', 'python', 'usr'}, f(0)",
+        "assert set(os.listdir('/usr')) <= {'lib', 'lib64'} and os.listdir('/etc') in ([], ['ld.so.cache'])",
+        "assert f(0)[1:3] == ((65534, 65534), '/')",
+        "assert f(0)[3:] == (['LC_ALL', 'LD_LIBRARY_PATH', 'PWD', 'PYTHONHASHSEED'], 'sandbox'), f(0)[3:]",
+    )
+    verdict = needed("bubblewrap").judge(look, Exam(entry_point="f", tests=tests, prelude="import os"))
+    assert verdict.passed, verdict.why
+
+
+def test_the_tests_are_in_a_sandbox_too(around):
+    """Data that somebody publishes as tests reaches no more than a program does."""
+    probe = f"open('{around['folder']}/secret').read()"
+    for sandbox in ("monty", "bubblewrap"):
+        verdict = needed(sandbox).judge("def f(x): return x", Exam(entry_point="f", tests=("assert f(1) == 1", probe)))
+        assert verdict.held == (True, False)
+
+
+def test_judgements_in_threads_do_not_mix():
+    box, verdicts = needed("bubblewrap", seconds=10), {}
+
+    def judge(n: int) -> None:
+        exam = Exam(entry_point="f", tests=(f"assert f(0) == {n}", "assert f(0) == 1"))
+        verdicts[n] = box.judge(f"def f(_): return {n}", exam).held
+
+    threads = [threading.Thread(target=judge, args=(n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert verdicts == {n: (True, n == 1) for n in range(8)}

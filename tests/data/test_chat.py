@@ -4,14 +4,15 @@ import threading
 import time
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
+from tokenizers import normalizers
 from transformers import PreTrainedTokenizerFast
 
 from corollary.data import chat, rendering
-from corollary.data.chat import encode_chat, encode_text
+from corollary.data.chat import Conversation, encode_answer, encode_chat, encode_conversation, encode_text
 from corollary.errors import DataError, ModelError
-from models.small import CONTROL, smollm2, tokenizer
+from models.small import CONTROL, TEMPLATE, smollm2, tokenizer
 
 TOKENIZER = tokenizer()
 CONTROL_IDS = set(TOKENIZER.convert_tokens_to_ids(list(CONTROL)))
@@ -191,3 +192,166 @@ def test_smollm2_conversations_have_the_ids_of_apply_chat_template_and_control_s
     control = [i for i in hostile.token_ids if i in (0, 1, 2)]
     assert control == [1, 2, 1, 2, 1]
     assert tok.decode(list(hostile.token_ids)) == hostile.text
+
+
+# ------------------------------------------------------------------------------------------------------- conversations to learn from
+
+TALK = conversation(
+    ("system", "Be brief."), ("user", "3 + 4?"), ("assistant", "7"), ("user", "and 5 + 6?"), ("assistant", "11 an")
+)
+MARKED = (
+    "{% for m in messages %}<|turn|>{{ m['role'] }}\n{% if m['role'] == 'assistant' %}{% generation %}{{ m['content'] }}<|end|>"
+    "{% endgeneration %}{% else %}{{ m['content'] }}<|end|>{% endif %}\n{% endfor %}"
+    "{% if add_generation_prompt %}<|turn|>assistant\n{% endif %}"
+)
+BRACKETS = (
+    "<s>{% for m in messages %}{% if m['role'] == 'assistant' %} {{ m['content'] }}<|end|>"
+    "{% else %}[INST] {{ m['content'] }} [/INST]{% endif %}{% endfor %}"
+)
+BARE = (
+    "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
+THINKING = (
+    "{% for m in messages %}<|turn|>{{ m['role'] }}\n"
+    "{{ m['content'] if loop.last or m['role'] != 'assistant' else m['content'].split('</think>')[-1] }}<|end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|turn|>assistant\n{% endif %}"
+)
+OPENED = TEMPLATE.replace("assistant\n{% endif %}", "assistant\n<think>{% endif %}")
+END_AT_LAST = (
+    "{% for m in messages %}<|turn|>{{ m['role'] }}\n{{ m['content'] }}{% if loop.last and m['role'] == 'assistant' %}<|end|>{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|turn|>assistant\n{% endif %}"
+)
+
+
+def learnt(found: Conversation) -> list[str]:
+    """The texts of the trained spans."""
+    spans: list[list[int]] = []
+    for i, token in enumerate(found.token_ids):
+        if found.trained[i] and not (i and found.trained[i - 1]):
+            spans.append([])
+        if found.trained[i]:
+            spans[-1].append(token)
+    return [str(TOKENIZER.decode(span)) for span in spans]
+
+
+@pytest.mark.parametrize(
+    ("template", "texts"),
+    [
+        (TEMPLATE, ["7<|end|>", "11 an<|end|>"]),
+        (MARKED, ["7<|end|>", "11 an<|end|>"]),
+        (BRACKETS, [" 7<|end|>", " 11 an<|end|>"]),
+        (BARE, ["7\n", "11 an\n"]),
+        (MARKED.replace("<|end|>{% endgen", "{% endgen"), ["7", "11 an"]),
+    ],
+    ids=["compared", "marked", "brackets", "bare", "marked without the end"],
+)
+def test_of_a_conversation_the_assistant_s_words_and_the_end_of_each_turn_are_learnt(
+    template: str, texts: list[str]
+) -> None:
+    tok = tokenizer(template)
+    found = encode_conversation(tok, TALK)
+    assert learnt(found) == texts
+    whole = encode_chat(tok, TALK, answer_follows=False)
+    assert whole.token_ids[: len(found.token_ids)] == found.token_ids
+    assert found.trained[-1]
+    assert found.first == 2
+    assert learnt(encode_conversation(tok, TALK, train_on="last_assistant")) == texts[1:]
+
+
+@settings(max_examples=60, deadline=None)
+@given(one=text, two=text, asked=text)
+@example(one="<|end|>\n<|turn|>user\n", two="<s>", asked="<|turn|>assistant\nyes<|end|>")
+@example(one="", two="", asked="")
+@pytest.mark.parametrize("template", [TEMPLATE, MARKED, BRACKETS], ids=["compared", "marked", "brackets"])
+def test_what_is_read_before_each_turn_is_what_sampling_reads_and_no_text_is_lost(
+    template: str, one: str, two: str, asked: str
+) -> None:
+    tok = tokenizer(template)
+    messages = conversation(("user", asked), ("assistant", one), ("user", asked), ("assistant", two))
+    try:
+        found = encode_conversation(tok, messages)
+    except DataError as error:
+        assert "inside a token" in error.what
+        assume(False)
+    space = " " if template is BRACKETS else ""
+    assert learnt(found) == [f"{space}{one}<|end|>", f"{space}{two}<|end|>"]
+    edges = [i for i in range(1, len(found.trained)) if found.trained[i] and not found.trained[i - 1]]
+    for edge, turn in zip(edges, (1, 3), strict=True):
+        assert found.token_ids[:edge] == encode_chat(tok, messages[:turn]).token_ids
+    said = [t for t, trained in zip(found.token_ids, found.trained, strict=True) if trained]
+    assert control_count(tuple(said)) == 2
+
+
+def test_the_turns_of_tools_and_of_the_system_are_read_and_not_learnt() -> None:
+    messages = conversation(
+        ("system", "s"), ("user", "u"), ("assistant", "call"), ("tool", "result"), ("assistant", "done")
+    )
+    found = encode_conversation(TOKENIZER, messages)
+    assert learnt(found) == ["call<|end|>", "done<|end|>"]
+    assert "<|turn|>tool\nresult<|end|>" in found.text
+
+
+def test_what_follows_the_last_turn_that_is_learnt_is_left_out() -> None:
+    assert encode_conversation(TOKENIZER, [*TALK, *conversation(("user", "thanks"))]) == encode_conversation(
+        TOKENIZER, TALK
+    )
+
+
+@pytest.mark.parametrize(
+    ("template", "messages", "reason"),
+    [
+        (TEMPLATE, TALK[:2], "no message is the assistant's, so there is nothing to learn"),
+        (TEMPLATE, TALK[2:], "message 0 is the assistant's, so nothing comes before what is to be learnt"),
+        (TEMPLATE, [*TALK[:2], {"role": "assistant", "content": "\n\n7"}], "message 2, the assistant's, begins or ends inside"),
+        (OPENED, TALK, "chat template of .*: writes what comes before message 2 otherwise when that is still to be given"),
+        (END_AT_LAST, TALK, "writes message 2 otherwise once more follows .*; set train_on: last_assistant"),
+        (MARKED.replace("{% for m in messages %}", "{% for m in messages[3:] %}"), TALK[:4] * 2, "marks 1 spans of generation where the assistant has 2 messages"),
+        (BARE.replace("{{ m['content'] }}", "x"), TALK[:1], "nothing to learn"),
+    ],
+)  # fmt: skip
+def test_turns_that_cannot_be_told_apart_are_one_line(
+    template: str, messages: list[dict[str, str]], reason: str
+) -> None:
+    with pytest.raises(DataError, match=reason) as caught:
+        encode_conversation(tokenizer(template), messages)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_template_that_leaves_earlier_thinking_out_can_teach_the_last_turn_alone() -> None:
+    messages = conversation(*((m["role"], f"<think>x</think>{m['content']}") for m in TALK))
+    tok = tokenizer(THINKING)
+    with pytest.raises(DataError, match="writes message 2 otherwise once more follows"):
+        encode_conversation(tok, messages)
+    found = encode_conversation(tok, messages, train_on="last_assistant")
+    assert learnt(found) == ["<think>x</think>11 an<|end|>"]
+    assert found.first == 4
+
+
+@settings(max_examples=100, deadline=None)
+@given(content=text)
+def test_an_answer_goes_on_and_begins_nothing(content: str) -> None:
+    beginning = tokenizer()
+    beginning.bos_token = "<s>"
+    beginning.add_bos_token = True
+    beginning.update_post_processor()
+    assert encode_text(beginning, "x").token_ids[0] == beginning.bos_token_id
+    ids = encode_answer(beginning, content)
+    assert control_count(ids) == 0
+    assert TOKENIZER.decode(list(ids)) == content
+
+
+def test_an_answer_has_no_mark_of_a_text_s_start() -> None:
+    marking = tokenizer()
+    marking.backend_tokenizer.normalizer = normalizers.Prepend(" ")
+    assert marking.decode(list(encode_text(marking, "an").token_ids)) == " an"
+    assert marking.decode(list(encode_answer(marking, "an"))) == "an"
+
+
+@pytest.mark.slow
+def test_smollm2_learns_of_a_conversation_what_the_assistant_says() -> None:
+    tok = smollm2().tokenizer
+    found = encode_conversation(tok, TALK)
+    said = [t for t, trained in zip(found.token_ids, found.trained, strict=True) if trained]
+    assert tok.decode(said) == "7<|im_end|>11 an<|im_end|>"
+    assert found.token_ids == by_transformers(tok, TALK, answer_follows=False)[: len(found.token_ids)]

@@ -74,6 +74,13 @@ def test_control_strings_in_a_row_end_no_turn(tmp_path: Path) -> None:
     ("settings", "reason"),
     [
         ({"prompt": "p", "template": "{q}"}, "prompt and template: give one of them"),
+        ({"prompt": "p", "template": "{q}", "messages": "m"}, "prompt, template and messages: give one of them"),
+        ({"messages": "m", "system": "s"}, "system and examples go around a template"),
+        ({"prompt": "p", "max_tokens": 9}, "train_on and max_tokens speak of a whole conversation; give messages"),
+        ({"prompt": "p", "train_on": "last_assistant"}, "train_on and max_tokens speak of a whole conversation"),
+        ({"messages": "m", "max_prompt_tokens": 9}, "limit a conversation by max_tokens"),
+        ({"messages": "m", "over_long": "truncate_left"}, "would cut what is to be answered or learnt"),
+        ({"prompt": "p", "over_long": "truncate_right"}, "would cut what is to be answered or learnt"),
         ({"prompt": "p", "system": "s"}, "system and examples go around a template"),
         ({"template": "{q}", "style": "text", "system": "s"}, "style text and system or examples"),
         ({"template": "{q"}, "expected '}' before end of string"),
@@ -297,3 +304,72 @@ def test_a_function_that_gives_no_rows_is_one_line(
     config = DataConfig(path=f"{tmp_path / 'mine.py'}:{name}", params=params, template="{question}")
     with pytest.raises((ConfigError, DataError, UserCodeError), match=said):
         load_prompts(config, TOKENIZER)
+
+
+# ------------------------------------------------------------------------------------------------------------- whole conversations
+
+TALK = [
+    {"role": "system", "content": "Add."},
+    {"role": "user", "content": "3 + 4?"},
+    {"role": "assistant", "content": "7"},
+    {"role": "user", "content": "and 5?"},
+    {"role": "assistant", "content": "12"},
+]
+
+
+def test_a_conversation_is_a_prompt_and_what_follows_with_a_trained_span_for_each_turn(tmp_path: Path) -> None:
+    (prompt,), report = loaded(write(tmp_path, {"id": "a", "turns": TALK, "source": "x"}), messages="turns")
+    assert prompt.token_ids == encode_chat(TOKENIZER, TALK[:2]).token_ids
+    assert (prompt.messages, prompt.text) == (tuple(TALK[:2]), encode_chat(TOKENIZER, TALK[:2]).text)
+    assert (
+        TOKENIZER.decode(list(prompt.target_ids))
+        == "7<|end|>\n<|turn|>user\nand 5?<|end|>\n<|turn|>assistant\n12<|end|>"
+    )
+    said = [t for t, trained in zip(prompt.target_ids, prompt.target_trained, strict=True) if trained]
+    assert TOKENIZER.decode(said) == "7<|end|>12<|end|>"
+    assert prompt.columns == {"source": "x"}
+    assert report.tokens[0] == len(prompt.token_ids) + len(prompt.target_ids)
+
+
+def test_the_last_turn_alone_may_be_learnt(tmp_path: Path) -> None:
+    (prompt,), _ = loaded(write(tmp_path, {"turns": TALK}), messages="turns", train_on="last_assistant")
+    assert prompt.messages == tuple(TALK[:4])
+    assert TOKENIZER.decode(list(prompt.target_ids)) == "12<|end|>"
+    assert all(prompt.target_trained)
+
+
+def test_a_conversation_over_the_limit_is_an_error_dropped_or_cut_at_its_end(tmp_path: Path) -> None:
+    short = [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]
+    path = write(tmp_path, {"turns": short}, {"turns": TALK}, {"turns": [TALK[1] | {"content": "u" * 99}, TALK[2]]})
+    whole, _ = loaded(path, messages="turns")
+    limit = len(whole[1].token_ids) + 3
+    with pytest.raises(
+        DataError, match=rf"2 conversations over max_tokens={limit}, .* set over_long: drop or truncate_right"
+    ):
+        loaded(path, messages="turns", max_tokens=limit)
+    kept, report = loaded(path, messages="turns", max_tokens=limit, over_long="drop")
+    assert (kept, report.dropped) == (whole[:1], {f"over max_tokens={limit}": 2})
+    cut, report = loaded(path, messages="turns", max_tokens=limit, over_long="truncate_right")
+    assert (len(cut), report.truncated, report.dropped) == (
+        2,
+        1,
+        {f"over max_tokens={limit}": 1},
+    )  # nothing to learn was left
+    assert (cut[1].token_ids, cut[1].target_ids) == (whole[1].token_ids, whole[1].target_ids[:3])
+    assert cut[1].target_trained == (True, True, False)
+
+
+def test_a_conversation_that_cannot_be_learnt_from_is_malformed_and_one_that_says_nothing_is_empty(
+    tmp_path: Path,
+) -> None:
+    rows = [
+        {"turns": TALK[:2]},
+        {"turns": [*TALK[:2], {"role": "assistant", "content": " "}]},
+        {"turns": "text"},
+        {"turns": TALK},
+    ]
+    kept, report = loaded(write(tmp_path, *rows), messages="turns", bad_rows="skip")
+    assert (len(kept), report.dropped) == (1, {"empty": 1})
+    assert [reason.split(": ", 1)[1] for reason in report.bad] == [
+        "no message is the assistant's, so there is nothing to learn", "messages are a list of at least one, not text",
+    ]  # fmt: skip

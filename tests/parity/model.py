@@ -22,8 +22,9 @@ TEMPLATE = (
 def tokenizer(template: str = TEMPLATE, *, begins: bool = False) -> PreTrainedTokenizerFast:
     """With `begins`, one that puts `<s>` before every text, as Llama's and Gemma's do."""
     made = small.tokenizer(template)
-    made.add_special_tokens({"pad_token": "<pad>", "bos_token": "<s>"})
+    made.add_special_tokens({"pad_token": "<pad>"})
     if begins:
+        made.add_special_tokens({"bos_token": "<s>"})
         made.backend_tokenizer.post_processor = TemplateProcessing(
             single="<s> $A", special_tokens=[("<s>", made.bos_token_id)]
         )

@@ -58,12 +58,12 @@ def residual(ours: Taken, theirs: Taken, before: dict[str, Tensor]) -> Residual:
     )  # fmt: skip
 
 
-def agree(name: str, ours: Taken, theirs: Taken, before: dict[str, Tensor], *, close: float = CLOSE) -> None:
+def agree(name: str, ours: Taken, theirs: Taken, before: dict[str, Tensor]) -> None:
     """Same tokens, same mask, same loss, same gradients, same new weights; prints the residuals (`pytest -s`)."""
     assert ours.rows == theirs.rows
     apart = residual(ours, theirs, before)
     print(f"\n{name:28} loss {theirs.loss:+.6f}  residuals: {apart}")
-    assert max(apart.loss, apart.gradient) <= close, apart
+    assert max(apart.loss, apart.gradient) <= CLOSE, apart
     assert apart.angle <= ALIGNED, apart
     assert apart.update <= ADDED, apart
 

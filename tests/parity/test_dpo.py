@@ -11,7 +11,7 @@ from torch import Tensor
 
 from corollary.algorithms.preference import PreferenceConfig
 from corollary.data.sources import DataConfig
-from parity import model, ours, theirs
+from parity import ours, theirs
 from parity.taken import CLOSE, Taken, agree, residual
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -21,8 +21,9 @@ ROWS = [
     {"question": "What is two and two?", "chosen": "4", "rejected": "Two and two is five."},
     {"question": "Name an animal.", "chosen": "An ant, and another ant.", "rejected": "No."},
     {"question": "Hi", "chosen": "Hello, how can I help?", "rejected": "Hello, and goodbye then."},
-    {"question": "Spell banana.", "chosen": "banana", "rejected": "b a n a"},
+    {"question": "Spell ten.", "chosen": "t e n", "rejected": "n e t"},
     {"question": "3 + 4", "chosen": "3 + 4 = 7", "rejected": "3 + 4 = 8"},
+    {"question": "What am I?", "chosen": "I cannot know.", "rejected": "A very good man."},
 ]
 
 
@@ -44,31 +45,17 @@ def our_step(folder: Path, *, style: Any = "chat", **loss: Any) -> Taken:
 
 
 def their_step(folder: Path, *, style: Any = "chat", **settings: Any) -> Taken:
-    arguments = theirs.arguments(
-        trl.DPOConfig, folder, per_device_train_batch_size=len(ROWS), max_length=None, **settings
-    )
+    settings = {"per_device_train_batch_size": len(ROWS), "max_length": None} | settings
     rows = [(conversation if style == "chat" else plain)(row) for row in ROWS]
     return theirs.step(
         trl.DPOTrainer(
             theirs.model(folder / "policy"),
             theirs.model(folder / "reference"),
-            arguments,
+            theirs.arguments(trl.DPOConfig, folder, **settings),
             train_dataset=theirs.dataset(rows),
             processing_class=theirs.tokenizer(folder / "policy"),
         )
     )
-
-
-def start(folder: Path) -> dict[str, Tensor]:
-    return ours.weights(folder / "policy")
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A policy and a reference that differ."""
-    model.folder(tmp_path / "policy", seed=1)
-    model.folder(tmp_path / "reference")
-    return tmp_path
 
 
 Settings = dict[str, Any]
@@ -98,19 +85,38 @@ CASES: dict[str, tuple[Settings, Settings]] = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_the_step_is_the_same(name: str, folder: Path) -> None:
+def test_the_step_is_the_same(name: str, folder: Path, start: dict[str, Tensor]) -> None:
     settings, loss = CASES[name]
-    close = 3e-5 if "forward_kl" in name else CLOSE  # in e^-Δ the rounding of Δ, a difference of long sums, is relative
     other = their_step(folder, **{"loss_type": name.partition(",")[0]} | settings)
-    agree(f"preference, {name}", our_step(folder, **loss), other, start(folder), close=close)
+    agree(f"preference, {name}", our_step(folder, **loss), other, start)
 
 
-def test_the_step_is_the_same_on_plain_text(folder: Path) -> None:
+def test_the_step_is_the_same_on_plain_text(folder: Path, start: dict[str, Tensor]) -> None:
     mine, other = our_step(folder, style="text", type="dpo"), their_step(folder, style="text")
-    agree("preference, sigmoid, text", mine, other, start(folder))
+    agree("preference, sigmoid, text", mine, other, start)
 
 
-def test_on_sums_ipo_is_another_step(folder: Path) -> None:
+def test_on_sums_ipo_is_another_step(folder: Path, start: dict[str, Tensor]) -> None:
     """By the paper Δ is the sum over an answer, `ipo` here; TRL's is its authors' code, on means."""
-    apart = residual(our_step(folder, type="ipo"), their_step(folder, loss_type="ipo"), start(folder))
+    apart = residual(our_step(folder, type="ipo"), their_step(folder, loss_type="ipo"), start)
     assert min(apart.loss, apart.gradient) > 0.1
+
+
+def test_the_reference_ranks_the_pairs_otherwise(folder: Path) -> None:
+    """What the comparison of AOT rests on: where both rank them alike, it is DPO."""
+    assert our_step(folder, type="aot").loss != pytest.approx(our_step(folder, type="dpo").loss, rel=1e-4)
+
+
+def test_what_couples_pairs_is_of_the_step_here_and_of_an_accumulated_batch_there(
+    folder: Path, start: dict[str, Tensor]
+) -> None:
+    """Split into batches of two, DPO stays what it was; AOT, which ranks margins, does not, and nor does the mean over tokens."""
+    split = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 3}
+    together = CASES["sigmoid + sft"]
+    apart = {
+        "sigmoid": residual(our_step(folder, type="dpo"), their_step(folder, **split), start).gradient,
+        "aot": residual(our_step(folder, type="aot"), their_step(folder, loss_type="aot", **split), start).gradient,
+        "sft": residual(our_step(folder, **together[1]), their_step(folder, **together[0] | split), start).gradient,
+    }
+    assert apart["sigmoid"] < CLOSE
+    assert min(apart["aot"], apart["sft"]) > 1e-3

@@ -22,7 +22,7 @@ from corollary.models.load import load_model
 from corollary.rewards.base import Reward
 from corollary.rewards.parts import Part
 from corollary.types import Completion, Prompt, Sampling
-from parity import model, ours, theirs
+from parity import ours, theirs
 from parity.taken import CLOSE, Taken, agree, residual
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -119,17 +119,6 @@ def their_steps(folder: Path, questions: Sequence[str] = tuple(ANSWERS)[:2], **s
     return theirs.trained(trainer).steps
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    model.folder(tmp_path / "policy", seed=1)
-    model.folder(tmp_path / "reference")
-    return tmp_path
-
-
-def start(folder: Path) -> dict[str, Tensor]:
-    return ours.weights(folder / "policy")
-
-
 Settings = dict[str, Any]
 SEQUENCE: Settings = {"importance_sampling_level": "sequence", "epsilon": 3e-4, "epsilon_high": 4e-4}
 CASES: dict[str, tuple[Settings, Settings]] = {
@@ -154,11 +143,11 @@ CASES: dict[str, tuple[Settings, Settings]] = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_two_steps_are_the_same(name: str, folder: Path) -> None:
+def test_two_steps_are_the_same(name: str, folder: Path, start: dict[str, Tensor]) -> None:
     settings, mine = CASES[name]
     other = their_steps(folder, **{"loss_type": name.partition(",")[0]} | settings)
     for number, (a, b) in enumerate(zip(our_steps(folder, **mine), other, strict=True), start=1):
-        agree(f"{name}, step {number}", a, b, start(folder))
+        agree(f"{name}, step {number}", a, b, start)
 
 
 def test_the_second_step_clips_some_tokens_and_not_others(folder: Path) -> None:
@@ -177,49 +166,51 @@ def times(taken: Taken, factor: float) -> Taken:
     return replace(taken, loss=taken.loss * factor, gradients=scaled)
 
 
-def test_the_epsilon_beside_the_deviation_is_theirs_to_choose(folder: Path) -> None:
+def test_the_epsilon_beside_the_deviation_is_theirs_to_choose(folder: Path, start: dict[str, Tensor]) -> None:
     """1e-4 there, 1e-6 here unless it is set: a thousandth of an advantage where rewards hardly differ."""
-    apart = residual(
-        next(our_steps(folder, advantage="group_std")), their_steps(folder, loss_type="grpo")[0], start(folder)
-    )
+    apart = residual(next(our_steps(folder, advantage="group_std")), their_steps(folder, loss_type="grpo")[0], start)
     assert CLOSE < apart.gradient < 1e-2
 
 
-def test_answers_left_out_for_their_length_count_in_their_mean_over_sequences_alone(folder: Path) -> None:
+def test_answers_left_out_for_their_length_count_in_their_mean_over_sequences_alone(
+    folder: Path, start: dict[str, Tensor]
+) -> None:
     """Two of eight answers were cut: their mean divides by 8, ours by the 6 that are trained on."""
     other = their_steps(folder, loss_type="grpo", mask_truncated_completions=True)[0]
     mine = next(our_steps(folder, overlong=KEPT))
     assert len(mine.rows) == len(other.rows) == 6
-    assert residual(mine, times(other, 8 / 6), start(folder)).gradient < CLOSE
+    assert residual(mine, times(other, 8 / 6), start).gradient < CLOSE
 
 
-def test_a_mean_over_tokens_leaves_out_cut_answers_on_both_sides(folder: Path) -> None:
+def test_a_mean_over_tokens_leaves_out_cut_answers_on_both_sides(folder: Path, start: dict[str, Tensor]) -> None:
     other = their_steps(folder, loss_type="dapo", mask_truncated_completions=True)[0]
     mine = next(our_steps(folder, average="token_mean", overlong=KEPT))
-    agree("dapo, cut answers left out", mine, other, start(folder))
+    agree("dapo, cut answers left out", mine, other, start)
 
 
-def test_an_answer_that_could_not_be_judged_counts_in_their_mean_alone(folder: Path) -> None:
+def test_an_answer_that_could_not_be_judged_counts_in_their_mean_alone(folder: Path, start: dict[str, Tensor]) -> None:
     """One of twelve has no reward. It teaches nothing on either side, but theirs divides by it."""
     questions = tuple(ANSWERS)
     mine = next(our_steps(folder, questions))
     other = their_steps(folder, questions, loss_type="grpo")[0]
-    assert residual(mine, times(other, 12 / 11), start(folder)).gradient < CLOSE
+    assert residual(mine, times(other, 12 / 11), start).gradient < CLOSE
 
 
-def test_a_group_that_earned_the_same_counts_on_both_sides(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_group_that_earned_the_same_counts_on_both_sides(
+    folder: Path, start: dict[str, Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Ours does not compute it, and yet divides by it."""
     monkeypatch.setitem(ANSWERS, "Hi", ("Hi", "ill", "is", "pip"))
     questions = tuple(ANSWERS)
     mine, other = next(our_steps(folder, questions)), their_steps(folder, questions, loss_type="grpo")[0]
     assert len(mine.rows) == 8
     assert len(other.rows) == 12
-    assert residual(mine, other, start(folder)).gradient < CLOSE
+    assert residual(mine, other, start).gradient < CLOSE
 
 
-def test_bnpo_depends_on_how_it_is_split_and_nothing_of_ours_does(folder: Path) -> None:
+def test_bnpo_depends_on_how_it_is_split_and_nothing_of_ours_does(folder: Path, start: dict[str, Tensor]) -> None:
     """Its mean over tokens is one of each accumulated batch; dapo's is the step's, as ours."""
     split: Settings = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
-    mine, before = next(our_steps(folder, average="token_mean")), start(folder)
-    agree("dapo, split", mine, their_steps(folder, loss_type="dapo", **split)[0], before)
-    assert residual(mine, their_steps(folder, loss_type="bnpo", **split)[0], before).gradient > 1e-2
+    mine = next(our_steps(folder, average="token_mean"))
+    agree("dapo, split", mine, their_steps(folder, loss_type="dapo", **split)[0], start)
+    assert residual(mine, their_steps(folder, loss_type="bnpo", **split)[0], start).gradient > 1e-2

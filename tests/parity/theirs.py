@@ -100,6 +100,8 @@ def rows(inputs: Mapping[str, Tensor]) -> list[Row]:
             return _rows(torch.cat([prompts, answers], 1), torch.cat([asked, said], 1), torch.cat([asked * 0, said], 1))
         case {"completion_mask": trained, "input_ids": ids, "attention_mask": real}:
             return _rows(ids, real, trained)
+        case {"input_ids": ids, "attention_mask": real}:  # a reward is read at the last token
+            return _rows(ids, real, (real.cumsum(1) == real.sum(1, keepdim=True)) & real.bool())
         case _:
             raise AssertionError(f"a batch of {', '.join(inputs)}")
 

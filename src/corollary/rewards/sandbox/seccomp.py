@@ -14,6 +14,7 @@ import platform
 import struct
 
 from corollary.errors import ConfigError
+from corollary.rewards.sandbox.base import OTHERS
 
 _ALLOWED = """
     read 0 63             write 1 64            close 3 57            fstat 5 80            lseek 8 62
@@ -60,7 +61,8 @@ def program(machine: str) -> bytes:
         ConfigError: no numbers are known for the machine.
     """
     if machine not in _MACHINES:
-        raise ConfigError(f"no list of system calls for {machine}; there is one for {' and '.join(_MACHINES)}")
+        what = f"no list of system calls for {machine}; there is one for {' and '.join(_MACHINES)}"
+        raise ConfigError(what, hint=OTHERS["bubblewrap"], code="E0120")
     column, audit = _MACHINES[machine]
     rules = [(number, _ALLOW) for number in numbers(machine).values()]
     rules += [(rule[column], _ERRNO | rule[2]) for rule in _DENIED.values()]

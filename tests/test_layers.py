@@ -17,6 +17,7 @@ LAYERS = [
     {"engines"},
     {"theory"},
     {"rollout", "evaluate"},
+    {"selection"},
     {"algorithms"},
     {"run"},
     {"console", "chat", "catalogue"},

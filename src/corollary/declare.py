@@ -77,6 +77,7 @@ class Declaration:
     tail: bool = True  # the gradient stays alive where the policy is far on the wrong side
     scale: float = 1.0  # value: curvature of the loss at the target; 1 for ½(V-R)²
     zero_sum: bool = True  # advantage: sums to 0 over a group
+    relative: bool = False  # advantage: of rewards that are not negative; their ratios count, not their differences
     probes: Mapping[str, tuple[Any, ...]] = field(
         default_factory=dict
     )  # values at which parameters show that they count

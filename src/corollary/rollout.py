@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal, Protocol
+from typing import Protocol
 
 import torch
-from pydantic import BeforeValidator, Field
 
-from corollary.config import Config, by_name
 from corollary.engines.base import Sampler
 from corollary.ops.advantage import has_signal
 from corollary.types import Completion, Group, Metrics, Prompt, Rollout, Sampling
@@ -70,30 +68,6 @@ class SingleTurn:
         return scored(self.reward, prompts, answers, number)
 
 
-class KeepAll(Config):
-    """Every group is trained on, those whose answers all earned the same too (their advantage is 0)."""
-
-    type: Literal["keep_all"] = "keep_all"
-    max_batches: Literal[1] = 1
-
-    def __call__(self, group: Group) -> bool:
-        return True
-
-
-class DynamicSampling(Config):
-    """Only groups whose rewards differ; more prompts are asked until the step is full (DAPO)."""
-
-    type: Literal["dynamic"] = "dynamic"
-    max_batches: int = Field(default=4, ge=1)
-    """batches of prompts asked at most for one step; then the step goes with what there is"""
-
-    def __call__(self, group: Group) -> bool:
-        return bool(has_signal(group_rewards([group]))[0])
-
-
-Filter = Annotated[KeepAll | DynamicSampling, Field(discriminator="type"), BeforeValidator(by_name)]
-
-
 def group_rewards(groups: Sequence[Group]) -> torch.Tensor:
     """`[P, G]` rewards, NaN where an answer could not be judged."""
     return torch.tensor([[float("nan") if r.reward is None else r.reward for r in group] for group in groups])
@@ -105,7 +79,8 @@ def rollouts(
     *,
     group_size: int,
     sampling: Sampling,
-    keep: Callable[[Group], bool] = KeepAll(),
+    ask: Callable[[Prompt], bool] = lambda _: True,
+    keep: Callable[[Group], bool] = lambda _: True,
     max_batches: int = 1,
     first: int = 0,
 ) -> Iterator[list[Group]]:
@@ -116,19 +91,23 @@ def rollouts(
         prompts: a list of P prompts per item.
         group_size: G, answers to each prompt.
         sampling: the distribution that answers are drawn from.
+        ask: which prompts are answered at all; others are replaced by the next ones.
         keep: which groups count; others are replaced by groups of the next prompts.
-        max_batches: items of `prompts` that one step may use; then it goes with what it has, all of the last batch if none.
+        max_batches: items of `prompts` that one step may use; then it goes with what it has, all of the last answered batch if
+            none. A step in which no prompt was answered goes on until one is.
         first: number of the first item; names the random streams, so a resumed run goes on with the same ones.
     """
     kept: list[Group] = []
+    groups: list[Group] = []
     size = tried = 0
-    for number, asked in enumerate(prompts, start=first):
-        size, tried = size or len(asked), tried + 1
-        groups = player.play(asked, group_size, sampling, number=number)
-        kept += [group for group in groups if keep(group)]
-        if len(kept) >= size or tried >= max_batches:
+    for number, batch in enumerate(prompts, start=first):
+        size, tried = size or len(batch), tried + 1
+        if asked := [prompt for prompt in batch if ask(prompt)]:
+            groups = player.play(asked, group_size, sampling, number=number)
+            kept += [group for group in groups if keep(group)]
+        if groups and (len(kept) >= size or tried >= max_batches):
             yield kept[:size] or groups
-            kept, size, tried = [], 0, 0
+            kept, groups, size, tried = [], [], 0, 0
 
 
 def scored(

@@ -12,11 +12,15 @@ import torch
 import tiny
 from corollary.algorithms import grpo
 from corollary.algorithms.grpo import GRPOConfig, Overlong, dapo, dr_grpo, rloo
+from corollary.config import variant
 from corollary.engines.sampler import EmbeddedSampler
 from corollary.engines.trainer import EmbeddedScorer, EmbeddedTrainer, OptimizerConfig, TrainerConfig
 from corollary.losses.policy import KLInLoss, KLInReward, NoKL, PolicyObjective, PPOClip, TruncatedImportance
-from corollary.ops.advantage import LeaveOneOut
-from corollary.rollout import DynamicSampling, SingleTurn
+from corollary.ops.advantage import LeaveOneOut, gdpo, max_rl
+from corollary.ops.reduce import TokenMean
+from corollary.ops.returns import reinforce_plus_plus
+from corollary.rollout import SingleTurn
+from corollary.selection import DynamicSampling, Replay
 from corollary.types import Completion, Prompt, Step
 
 SMALL = GRPOConfig(prompts_per_step=4, group_size=8, max_tokens=5)
@@ -80,6 +84,10 @@ PRESETS = {
     "kl in reward": SMALL.model_copy(update={"kl": KLInReward(coef=0.001), "advantage": LeaveOneOut()}),
     "tis": SMALL.model_copy(update={"correction": TruncatedImportance()}),
     "two minibatches": SMALL.model_copy(update={"minibatches": 2}),
+    "reinforce++": SMALL.model_copy(update={"advantage": variant(reinforce_plus_plus)(), "average": TokenMean()}),
+    "max_rl": SMALL.model_copy(update={"advantage": variant(max_rl)()}),
+    "gdpo": SMALL.model_copy(update={"advantage": variant(gdpo)()}),
+    "replay": SMALL.model_copy(update={"replay": Replay()}),
 }
 
 
@@ -249,3 +257,29 @@ def test_a_kl_without_a_reference_is_refused_and_not_dropped(kl: KLInLoss) -> No
     sampler = EmbeddedSampler(trainer.scorer.model, decode=tiny.decode, eos_token_ids=[tiny.EOS])
     with pytest.raises(ValueError, match="none was given"):
         next(grpo.steps(config, trainer=trainer, sampler=sampler, player=SingleTurn(sampler, Fives()), prompts=asked()))
+
+
+def test_a_reference_is_kept_where_the_advantage_reads_it() -> None:
+    assert SMALL.model_copy(update={"advantage": variant(reinforce_plus_plus)()}).trains_with_reference
+    assert not SMALL.trains_with_reference
+
+
+def test_an_advantage_of_tokens_gives_each_token_its_own_and_tells_the_answer_s_mean() -> None:
+    config = SMALL.model_copy(update={"advantage": variant(reinforce_plus_plus)(beta=0.5)})
+    steps, _ = start(config)
+    step = next(steps)
+    reference = EmbeddedScorer(tiny.model(torch.float32, seed=9), TrainerConfig())
+    batch, told = grpo.shaped(config, list(step.groups), reference)
+    assert (batch.advantages.std(1) > 1e-4).any()
+    assert not batch.advantages[~batch.trained].any()
+    expected = [row[mask].mean() for row, mask in zip(batch.advantages, batch.trained, strict=True)]
+    torch.testing.assert_close(told.flatten(), torch.stack(expected))
+
+
+def test_what_is_seen_again_is_weighed_against_the_policy_that_sampled_it() -> None:
+    config = SMALL.model_copy(update={"replay": Replay()})
+    steps, _ = start(config, lr=0.05)
+    ratios = [step.metrics["ratio"] for step in islice(steps, 6)]
+    assert ratios[0] == pytest.approx(1, abs=1e-4)
+    batch, _ = grpo.shaped(config, list(next(steps).groups), None)
+    assert batch.old_logprobs is batch.sampler_logprobs

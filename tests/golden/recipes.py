@@ -33,6 +33,8 @@ RECIPES = {
     "dpo-lora": "algorithm: {{type: preference, pairs_per_step: 3}}",
     "distill": "algorithm: {{type: distill, teacher: {folder}/teacher, answers: {{type: student, max_tokens: 8}}}}",
     "distill-top-k": "algorithm: {{type: distill, teacher: {folder}/teacher, answers: data, objective: {{type: divergence, loss: jsd_top_k}}}}",
+    "grpo-curriculum-and-replay": VOWELS
+    + "algorithm: {{type: grpo, prompts_per_step: 2, group_size: 4, max_tokens: 8, curriculum: {{type: pass_rate, high: 0.5}}, replay: informative}}",
     "grpo": VOWELS + "algorithm: {{type: grpo, prompts_per_step: 2, group_size: 4, max_tokens: 8, kl: in_loss}}",
 }
 """name → YAML, in braces what `written` fills in; every recipe has 6 steps and is given SHARED"""

@@ -28,6 +28,7 @@ from corollary.ops.advantage import (
     has_signal,
     leave_one_out,
     leave_one_out_std,
+    max_rl,
     opo,
     overlong_penalty,
     pass_at_k_advantage,
@@ -327,3 +328,21 @@ def test_an_advantage_of_the_user_s_own_is_called_with_what_it_takes(tmp_path: P
     file.write_text("advantage: {type: group_std, eps: 0}\n")
     with pytest.raises(InvalidConfig, match="eps"):
         load(GRPOConfig, file)
+
+
+def test_max_rl_s_expected_gradient_is_that_of_the_harmonic_mixture_of_pass_at_k() -> None:
+    """Two answers, right with probability p = σ(θ); all outcomes of a group of G enumerated.
+
+    E[mean of A·∇log π] = Σ_{k=1}^{G} ∇pass@k/k - (what the left-out baseline of an all-wrong group would have given).
+    """
+    size, theta = 4, torch.tensor(-0.7, dtype=torch.float64)
+    p = theta.sigmoid().item()
+    expected = 0.0
+    for right in range(size + 1):
+        probability = math.comb(size, right) * p**right * (1 - p) ** (size - right)
+        rewards = torch.tensor([[1.0] * right + [0.0] * (size - right)], dtype=torch.float64)
+        score = rewards - p  # ∇ log π of a right and of a wrong answer
+        expected += probability * (max_rl(rewards) * score).mean().item()
+    mixture = sum((1 - p) ** (k - 1) * p * (1 - p) for k in range(1, size + 1))  # ∇pass@k / k
+    left_out = (1 - p) ** size * p  # -E[1{all wrong} · mean score]
+    assert expected == pytest.approx(mixture - left_out, rel=1e-12)

@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from corollary.algorithms.base import Algorithm, Engines
-from corollary.config import Config
+from corollary.config import Config, Variant
 from corollary.data.collate import policy_batch, sampled
 from corollary.engines.base import Sampler, Scorer, Trainer
 from corollary.losses.bind import values
@@ -34,7 +34,7 @@ from corollary.losses.policy import (
     Surrogate,
     silent,
 )
-from corollary.losses.probe import probe, probe_advantage, probe_average, probe_correction
+from corollary.losses.probe import per_token, probe, probe_advantage, probe_average, probe_correction
 from corollary.ops.advantage import (
     Advantage,
     GroupMean,
@@ -45,7 +45,18 @@ from corollary.ops.advantage import (
 )
 from corollary.ops.kl import k3
 from corollary.ops.reduce import Average, Constant, SequenceMean, SequenceSum, TokenMean, segment_mean, token_weights
-from corollary.rollout import DynamicSampling, Filter, KeepAll, Player, describe, group_rewards, rollouts
+from corollary.rollout import Player, describe, group_rewards, rollouts
+from corollary.selection import (
+    Curriculum,
+    DynamicSampling,
+    EveryPrompt,
+    Filter,
+    KeepAll,
+    Memory,
+    NoReplay,
+    Replay,
+    Replays,
+)  # fmt: skip
 from corollary.types import Group, Metrics, PolicyBatch, Prompt, Sampling, Step
 
 
@@ -84,8 +95,12 @@ class GRPOConfig(Algorithm):
     """distance to the reference policy, the model that the run started from"""
     average: Average = SequenceMean()
     """of the step's loss over tokens and sequences"""
+    curriculum: Curriculum = EveryPrompt()
+    """which prompts are asked"""
     filter: Filter = KeepAll()
     """which groups are trained on"""
+    replay: Replays = NoReplay()
+    """which groups are trained on again"""
     overlong: Overlong = Overlong()
     """length shaping"""
     minibatches: int = Field(default=1, ge=1)
@@ -116,7 +131,8 @@ class GRPOConfig(Algorithm):
     @property
     def trains_with_reference(self) -> bool:
         """Whether the reference's log-probabilities of every answer are part of a step."""
-        return not isinstance(self.kl, NoKL) or "ref_logprobs" in self.objective.needs
+        wanted = self.objective.needs | set(type(self.advantage).inputs)
+        return not isinstance(self.kl, NoKL) or "ref_logprobs" in wanted
 
     @property
     def needs_reference(self) -> bool:
@@ -137,6 +153,7 @@ class GRPOConfig(Algorithm):
             prompts=engines.prompts,
             reference=engines.reference if self.needs_reference else None,
             first=engines.first,
+            memory=engines.memory,
         )
 
 
@@ -170,20 +187,25 @@ def steps(
     prompts: Iterator[list[Prompt]],
     reference: Scorer | None = None,
     first: int = 0,
+    memory: Memory | None = None,
 ) -> Iterator[Step]:
     """One batch of rollouts per item. Whoever pulls decides when to stop.
 
-    `first` is the number of the first batch of prompts, for a resumed run.
+    `first` is the number of the first batch of prompts and `memory` what was remembered, for a resumed run.
     """
+    memory = {} if memory is None else memory
     if config.needs_reference and reference is None:
         raise ValueError(f"kl {config.kl.type} compares with a reference policy, and none was given")
     stream = rollouts(
         player, prompts, group_size=config.group_size, sampling=config.sampling,
-        keep=config.filter, max_batches=config.filter.max_batches, first=first,
+        ask=lambda prompt: config.curriculum.asks(prompt, memory), keep=config.filter,
+        max_batches=max(config.filter.max_batches, config.curriculum.max_batches), first=first,
     )  # fmt: skip
-    for groups in stream:
+    for fresh in stream:
+        config.curriculum.learns(fresh, player.full_mark, memory)
+        groups = config.replay.adds(fresh, memory)
         batch, advantages = shaped(config, groups, reference)  # [P·G, T], [P, G]
-        metrics = describe(groups, player.full_mark) | measured(config.kl, batch, trainer, reference)
+        metrics = describe(fresh, player.full_mark) | measured(config.kl, batch, trainer, reference)
         metrics |= mean([trainer.step(part, config.objective) for part in minibatches(config, batch, trainer)])
         sampler.sync(trainer)
         yield Step(metrics, groups, advantages)
@@ -202,8 +224,33 @@ def shaped(config: GRPOConfig, groups: list[Group], reference: Scorer | None) ->
         plain = replace(plain, ref_logprobs=reference.logprobs(plain).where(sampled(groups), 0.0))
     if isinstance(config.kl, KLInReward) and plain.ref_logprobs is not None:
         rewards = rewards - config.kl.penalty(plain.sampler_logprobs, plain.ref_logprobs).view_as(rewards)
-    advantages = values(config.advantage, {"rewards": rewards, "lengths": lengths}, shape=tuple(rewards.shape))
-    return replace(plain, advantages=advantages.reshape(-1, 1).expand_as(plain.targets)), advantages
+    if isinstance(config.replay, Replay):
+        plain = replace(plain, old_logprobs=plain.sampler_logprobs)
+    return compared(config.advantage, plain, groups, rewards)
+
+
+def compared(
+    advantage: Variant, batch: PolicyBatch, groups: list[Group], rewards: Tensor
+) -> tuple[PolicyBatch, Tensor]:
+    """The batch with the advantages of its tokens, and those of its answers `[P, G]`: the mean over an answer's tokens.
+
+    Args:
+        advantage: of answers or of tokens.
+        batch, groups: the step.
+        rewards: `[P, G]`, after penalties; NaN: not judged.
+    """
+    lengths = batch.lengths.view_as(rewards)
+    parts = torch.tensor(
+        [[[float("nan") if v is None else v for v in r.parts.values()] for r in group] for group in groups]
+    )
+    tokens = {"logprobs": batch.sampler_logprobs, "ref_logprobs": batch.ref_logprobs, "trained": batch.trained}
+    inputs = {"rewards": rewards, "lengths": lengths, "part_rewards": parts, **tokens}
+    shape = batch.targets.shape if per_token(advantage) else rewards.shape
+    found = values(advantage, {n: v for n, v in inputs.items() if v is not None}, shape=tuple(shape))
+    if not per_token(advantage):
+        return replace(batch, advantages=found.reshape(-1, 1).expand_as(batch.targets)), found
+    each = found.sum(1) / batch.trained.sum(1).clamp(min=1)
+    return replace(batch, advantages=found), each.view_as(rewards)
 
 
 def minibatches(config: GRPOConfig, batch: PolicyBatch, trainer: Trainer) -> list[PolicyBatch]:
@@ -212,7 +259,7 @@ def minibatches(config: GRPOConfig, batch: PolicyBatch, trainer: Trainer) -> lis
     An answer whose advantage is 0 has no gradient unless the loss holds a KL penalty or a term of its own that pulls; so it is
     counted and not computed.
     """
-    if config.minibatches > 1:
+    if config.minibatches > 1 and batch.old_logprobs is None:
         batch = replace(batch, old_logprobs=trainer.logprobs(batch))
     parts = []
     for rows in torch.arange(len(batch.lengths)).tensor_split(config.minibatches):
@@ -222,7 +269,7 @@ def minibatches(config: GRPOConfig, batch: PolicyBatch, trainer: Trainer) -> lis
         part = replace(part, weights=token_weights(part.weights != 0, config.average))
         taught = (part.weights != 0).any(1)
         if not isinstance(config.kl, KLInLoss) and silent(config.loss):
-            taught &= part.advantages[:, 0] != 0
+            taught &= (part.advantages != 0).any(1)
         if taught.any():
             parts.append(part.take(taught.nonzero()[:, 0]))
     return parts

@@ -84,7 +84,7 @@ def _gradient(gradients: list[Tensor], blame: Blame) -> None:
 
 
 def probe_advantage(formula: Variant) -> None:
-    """Try a user's advantage on two groups of four rewards.
+    """Try a user's advantage on two groups of four answers, each with two rewards and up to five tokens.
 
     Raises:
         UserCodeError: it breaks the contract.
@@ -92,7 +92,20 @@ def probe_advantage(formula: Variant) -> None:
     if is_reference(formula.type):
         rewards = torch.tensor([[1.0, 0.0, 0.5, 0.0], [0.0, 1.0, 1.0, 0.25]])
         lengths = torch.tensor([[3, 5, 2, 4], [1, 2, 3, 4]])
-        values(formula, {"rewards": rewards, "lengths": lengths}, shape=tuple(rewards.shape))
+        trained = torch.arange(5) < lengths.view(-1, 1)
+        tokens = {"trained": trained, "logprobs": -0.5 * trained, "ref_logprobs": -0.6 * trained}
+        inputs = {
+            "rewards": rewards,
+            "lengths": lengths,
+            "part_rewards": torch.stack([rewards, 1 - rewards], -1),
+            **tokens,
+        }
+        values(formula, inputs, shape=tuple(trained.shape if per_token(formula) else rewards.shape))
+
+
+def per_token(advantage: Variant) -> bool:
+    """Whether an advantage is one of each token `[B, T]`: if it takes anything of tokens. Else it is one of each answer."""
+    return not {"trained", "logprobs", "ref_logprobs"}.isdisjoint(type(advantage).inputs)
 
 
 def probe_average(formula: Variant) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from corollary.config import Variant, choice, variant
 from corollary.declare import Positive, declares
+from corollary.ops.returns import reinforce_plus_plus
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -304,6 +305,36 @@ def pass_at_k_advantage(rewards: Tensor, *, k: Count = 2) -> Tensor:
     return _as(rewards, a.where(judged & (n >= k), 0.0))
 
 
+@declares(family="advantage", cross_sample="group", relative=True)
+def max_rl(rewards: Tensor) -> Tensor:
+    """A group's rewards against their mean, divided by it: the likelihood of being right in place of its probability.
+
+        A_i = (r_i - mean r) / mean r        0 in a group whose mean is not above 0
+
+    Of rewards 0 and 1. The expected gradient is that of Σ_{k=1}^{G} pass@k/k, the first G terms of log p = -Σ_k (1-p)^k/k, but
+    for the baseline of groups without a right answer, which is left out with them.
+
+    Args:
+        rewards: `[P, G]` reward units, not negative; NaN: not judged.
+
+    Returns:
+        `[P, G]`; the mean over a group is 0.
+
+    Raises:
+        ValueError: G < 2.
+
+    Source: Tajwar et al. 2026, algorithm 1, https://arxiv.org/abs/2602.02710.
+    Theory: docs/losses/advantage.md#max_rl
+
+    >>> max_rl(torch.tensor([[1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]]))
+    tensor([[ 3., -1., -1., -1.],
+            [ 0.,  0.,  0.,  0.]])
+    """
+    _, n, r = _judged(rewards)
+    mean = r.sum(-1, keepdim=True) / n
+    return _as(rewards, (_centred(rewards) / mean).where(mean > 0, 0.0))
+
+
 GroupMean: Any = variant(group_mean)
 GroupStd: Any = variant(group_std)
 LeaveOneOut: Any = variant(leave_one_out)
@@ -311,13 +342,27 @@ LeaveOneOutStd: Any = variant(leave_one_out_std)
 BatchStd: Any = variant(batch_std)
 OPO: Any = variant(opo)
 PassAtK: Any = variant(pass_at_k_advantage)
+ADVANTAGES = (
+    group_mean,
+    group_std,
+    leave_one_out,
+    leave_one_out_std,
+    batch_std,
+    opo,
+    gdpo,
+    pass_at_k_advantage,
+    max_rl,
+)
+"""those of a group's rewards; per token there is `returns.reinforce_plus_plus`"""
+
+INPUTS = ("rewards", "lengths", "part_rewards", "logprobs", "ref_logprobs", "trained")
+"""what an advantage may take: `[P, G]`, `[P, G]`, `[P, G, parts]` and, of every token `[B, T]`, the sampler's and the reference's
+log-probabilities and the mask"""
 
 if TYPE_CHECKING:
     Advantage = Variant
 else:
-    Advantage = choice(
-        [GroupMean, GroupStd, LeaveOneOut, LeaveOneOutStd, BatchStd, OPO, PassAtK], ["rewards", "lengths"]
-    )
+    Advantage = choice([*(variant(f) for f in ADVANTAGES), variant(reinforce_plus_plus)], INPUTS)
 
 
 @declares(family="metric")

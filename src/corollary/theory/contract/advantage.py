@@ -139,6 +139,8 @@ def ordered(subject: Subject, given: Given) -> Measured:
     """A better answer has no smaller advantage than a worse one of its group; the best is not below 0 and the worst not above."""
     if _main(given) == "part_rewards":
         return Measured(0.0)
+    if subject.declaration.relative:
+        given = given.change(rewards=given["rewards"] - given["rewards"].amin(-1, keepdim=True))
     r, a = given["rewards"], result(subject, given)
     pairs = (r[:, :, None] > r[:, None, :]) & (a[:, :, None] < a[:, None, :] - 1e-9)
     best, least = r == r.amax(-1, keepdim=True), r == r.amin(-1, keepdim=True)
@@ -222,7 +224,8 @@ CLAUSES = (
     clause("order", "5, 29", 1e-12, reordered, "order does not matter", catches="AReaL #1419, prime-rl #600"),
     clause("groups", "29", 1e-12, apart, "a group's advantages are its own", catches="prime-rl #1188",
             skip=only(lambda s: whole(s) and s.declaration.cross_sample != "batch", "speaks of tokens, or declared cross_sample=\"batch\"")),
-    clause("offset", "29", 1e-9, offset, "only differences of rewards count, in float32 too", catches="NeMo RL #1518, #1519"),
+    clause("offset", "29", 1e-9, offset, "only differences of rewards count, in float32 too", catches="NeMo RL #1518, #1519",
+            skip=only(lambda s: whole(s) and not s.declaration.relative, "speaks of tokens, or declared relative")),
     clause("zero sum", "29", 1e-9, zero_sum, "sums to 0 over a group", skip=only(lambda s: whole(s) and s.declaration.zero_sum, "speaks of tokens, or declared zero_sum=False")),
     clause("best", "14", 0, ordered, "better answers get more"),
     clause("unjudged", "29", 1e-12, unjudged, "answers that were not judged leave the statistics", catches="verl #6452"),

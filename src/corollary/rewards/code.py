@@ -60,7 +60,7 @@ def code(
     rewards = []
     for row, completion in enumerate(completions):
         before = setup[row] if setup else ""
-        exam, stem = _exam(row, tests[row], entry_point[row], "" if before is None else before)
+        exam, stem = exam_of(tests[row], entry_point[row], "" if before is None else before, row=row)
         rewards.append(_earned(box, extracted(text_of(completion), continues=bool(stem)), stem, exam, credit))
     return rewards
 
@@ -72,8 +72,15 @@ def _earned(box: Sandbox, program: str, stem: str, exam: Exam, credit: Credit) -
     return sum(verdict.held) / len(verdict.held) if credit == "share" else float(verdict.passed)
 
 
-def _exam(row: int, tests: object, name: object, setup: object) -> tuple[Exam, str]:
-    """The exam of a row, and the code that its answer continues."""
+def exam_of(tests: object, name: object, setup: object = "", *, row: int = 0) -> tuple[Exam, str]:
+    """The exam that a row of the data asks for, and the code that its answer continues.
+
+    Raises:
+        SampleError: they are no such columns.
+
+    >>> exam_of(["assert f(1) == 1"], "f")
+    (Exam(entry_point='f', tests=('assert f(1) == 1',), prelude=''), '')
+    """
     if not (isinstance(name, str) and name.isidentifier() and not keyword.iskeyword(name)):
         raise SampleError(f"column 'entry_point': expected a function's name, got {str(name)[:60]!r}", row)
     if not isinstance(setup, str):

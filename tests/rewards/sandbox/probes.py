@@ -6,6 +6,8 @@ A name that ends in `*` is one that the machine itself may deny: it is not held 
 
 from __future__ import annotations
 
+from corollary.rewards.sandbox import Exam
+
 READS = {
     "passwd": "assert open('/etc/passwd').read()",
     "hosts": "assert open('/etc/hosts').read()",
@@ -180,3 +182,23 @@ SYSCALLS = {  # numbers of x86_64; arguments that would do nothing, or little, i
     "seccomp": (317, 2, 0, 0), "landlock": (444, 0, 0, 1), "setuid": (105, 65534), "capset": (126, 0, 0), "modify_ldt": (154, 0, 0, 0),
     "vmsplice": (278, 0, 0, 0, 0), "splice": (275, 0, 0, 0, 0, 0, 0), "x32 getpid": (0x40000000 + 39,),
 }  # fmt: skip
+
+UNKNOWN = Exam(entry_point="f", tests=("assert f(0) == (-1, 38), f(0)",))
+"""Holds if the kernel says that it has no such call: 38 is ENOSYS."""
+
+
+def calling(name: str) -> str:
+    """A program that makes a system call."""
+    return f"""
+import ctypes
+libc = ctypes.CDLL(None, use_errno=True)
+def f(_):
+    result = libc.syscall{SYSCALLS[name]}
+    return result, ctypes.get_errno()
+"""
+
+
+def exploding(name: str) -> str:
+    """A program that holds a bomb, and answers 7 should it fizzle."""
+    body = "\n".join("    " + line for line in BOMBS[name].format().strip().splitlines())
+    return f"def f(_):\n{body}\n    return 7\n"

@@ -12,7 +12,7 @@ import pytest
 
 from corollary.rewards.sandbox import Exam
 from rewards.sandbox.boxes import needed
-from rewards.sandbox.probes import BOMBS
+from rewards.sandbox.probes import BOMBS, exploding
 
 SECONDS = 0.3
 EXAM = Exam(entry_point="f", tests=("assert list(f(1)) == 7", "assert f(1) == 7"))
@@ -48,17 +48,11 @@ def dead_by(deadline: float, before: set[int]) -> bool:
     return not alive
 
 
-def program(bomb: str) -> str:
-    """A bomb that goes off when its function is called, and counts as honest should it fizzle."""
-    body = "\n".join("    " + line for line in bomb.format().strip().splitlines())
-    return f"def f(_):\n{body}\n    return 7\n"
-
-
 @pytest.mark.parametrize("sandbox", ["monty", "bubblewrap"])
 @pytest.mark.parametrize("name", BOMBS)
 def test_a_bomb_goes_off_inside(sandbox, name, orphans):
     box, before, start = needed(sandbox, seconds=SECONDS, memory_mib=256), children(), time.monotonic()
-    verdict = box.judge(program(BOMBS[name]), EXAM)
+    verdict = box.judge(exploding(name), EXAM)
     assert dead_by(start + SECONDS + 0.5, before)
     assert time.monotonic() - start < SECONDS + 0.5
     assert verdict.held == (False, False), verdict

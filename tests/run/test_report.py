@@ -158,6 +158,14 @@ def test_only_one_line_of_the_script_sets_an_attribute_that_data_could_name() ->
     assert not words & {"href", "src", "style", "srcdoc", "action", "xlink", "formaction"}
 
 
+def test_no_two_scripts_name_a_thing_alike() -> None:
+    """They are one script in the page, where the later of two functions takes the place of the earlier without a word."""
+    text = "\n".join((PAGE / name).read_text("utf-8") for name in SCRIPTS)
+    names = re.findall(r"^(?:function|const|let) (\w+)", text, re.MULTILINE)
+    assert len(names) > 50
+    assert sorted(names) == sorted(set(names))
+
+
 def test_every_script_is_in_the_page_and_the_style_reaches_nowhere() -> None:
     assert {entry.name for entry in PAGE.iterdir()} == {*SCRIPTS, "page.html", "style.css"}
     style = (PAGE / "style.css").read_text("utf-8")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from corollary.evaluate import compared, summary
 from corollary.run.report import write_report
 from run.report_fixture import PAYLOADS, fake_run
 
@@ -334,3 +335,50 @@ def test_a_screenshot_shows_more_than_one_colour(browser: Browser, page: Path) -
     browser.open(page)
     shot = browser.driver.execute_cdp_cmd("Page.captureScreenshot", {"format": "png"})
     assert len(base64.b64decode(shot["data"])) > 20_000
+
+
+def measured(folder: Path, *, answered: bool) -> Path:
+    """A run whose held-out examples were measured without sampling, and with it where `answered`."""
+    rows = {0: [], 9: []}
+    for i in range(30):
+        for step, nll in ((0, 2 + i / 30), (9, 1.5 + i / 40)):
+            row = {"prompt_id": f"p{i}", "prompt": f"question {i}", "columns": {}, "measures": {"nll": nll}}
+            right = i < (3 if step == 0 else 9)
+            greedy = {"text": "x", "strict": right, "lenient": right, "truncated": False}
+            rows[step].append(row | ({"greedy": greedy, "sampled": []} if answered else {}))
+    (folder / "evaluations").mkdir(parents=True)
+    for step, found in rows.items():
+        (folder / f"evaluations/step-{step:06d}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in found))
+    result = {"dataset": "talks", "prompts": 30, "before": summary(rows[0], 0), "after": summary(rows[9], 9)}
+    (folder / "evaluation.json").write_text(json.dumps(result | {"difference": compared(rows[0], rows[9])}))
+    return write_report(folder)
+
+
+def test_a_measure_that_is_no_share_is_shown_as_a_number(browser: Browser, tmp_path: Path) -> None:
+    browser.open(measured(tmp_path / "run", answered=False))
+    script = "return [...document.querySelectorAll(arguments[0])].map((element) => element.textContent)"
+    assert browser.driver.execute_script(script, ".figure .value") == ["2.48", "1.86"]
+    assert browser.text(".verdict") == (
+        "−0.621 in nll; paired 95 % interval [−0.648, −0.593], which excludes zero. "
+        "Of 30 held-out prompts, it rose on 0 and fell on 30."
+    )
+    assert browser.driver.execute_script(script, ".effects tbody tr > *") == [
+        "nll", "", "2.48", "1.86", "−0.621 [−0.648, −0.593]", "0", "30",
+    ]  # fmt: skip
+    assert "%" not in browser.text("#results .effects tbody")
+    assert browser.driver.execute_script(script, "#heldout .row .under")[0] == "nll 2 → 1.5"
+    assert browser.all("#heldout [role=radiogroup], #heldout input[type=radio]") == []
+    assert browser.complaints() == []
+
+
+def test_shares_and_numbers_stand_in_one_table_each_on_its_own_axis(browser: Browser, tmp_path: Path) -> None:
+    browser.open(measured(tmp_path / "run", answered=True))
+    script = "return [...document.querySelectorAll(arguments[0])].map((element) => element.textContent)"
+    assert browser.driver.execute_script(script, ".effects tbody th") == ["Greedy, strict", "Greedy, lenient", "nll"]
+    assert browser.driver.execute_script(script, ".effects tbody td[data-label=after]") == ["30.0 %", "30.0 %", "1.86"]
+    assert browser.driver.execute_script(script, ".figure .value") == ["10.0 %", "30.0 %"]
+    assert browser.driver.execute_script(script, ".effects .axis text") == [f"{share} %" for share in range(0, 60, 10)]
+    ends = "return [...document.querySelectorAll('.effects tbody circle')].map((c) => parseFloat(c.getAttribute('cx')))"
+    assert all(0 <= place <= 100 for place in browser.run(ends))
+    assert browser.all("#heldout input[type=radio]")
+    assert browser.complaints() == []

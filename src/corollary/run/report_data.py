@@ -158,6 +158,7 @@ class Judged(Seen):
     columns: dict[Text, Text] = {}
     greedy: Verdict | None = None
     sampled: list[Verdict] = []
+    measures: dict[Text, Number] = {}  # what is said of it without sampling
 
     @property
     def verdict(self) -> tuple[bool | None, bool | None]:
@@ -185,6 +186,7 @@ class Measure(Seen):
     high: Number = None
     correct: Number = None
     prompts: int | None = None
+    unit: Text = ""  # "number" where it is no share
 
 
 class Measures(Seen):

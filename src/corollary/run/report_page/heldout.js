@@ -24,6 +24,7 @@ function heldout() {
     Object.assign(sought, changes);
     refresh();
   };
+  const answered = pairs.some((pair) => pair.before.greedy);
   const kinds = DATA.heldout.after.length ? ["gained", "lost", "right", "wrong"] : ["right", "wrong"];
   const names = { gained: "Gained", lost: "Lost", right: "Right", wrong: "Wrong" };
   fill(
@@ -32,23 +33,25 @@ function heldout() {
     make(
       "div",
       { class: "controls" },
-      choice(
-        "Prompts to show",
-        "movement",
-        [["all", "All"], ...kinds.map((kind) => [kind, names[kind]])],
-        sought.filter,
-        (filter) => change({ filter }),
-      ),
-      choice(
-        "Extraction",
-        "extraction",
-        [
-          ["strict", "Strict"],
-          ["lenient", "Lenient"],
-        ],
-        sought.extraction,
-        (extraction) => change({ extraction }),
-      ),
+      answered &&
+        choice(
+          "Prompts to show",
+          "movement",
+          [["all", "All"], ...kinds.map((kind) => [kind, names[kind]])],
+          sought.filter,
+          (filter) => change({ filter }),
+        ),
+      answered &&
+        choice(
+          "Extraction",
+          "extraction",
+          [
+            ["strict", "Strict"],
+            ["lenient", "Lenient"],
+          ],
+          sought.extraction,
+          (extraction) => change({ extraction }),
+        ),
       search("Search prompts and answers", (pattern) => change({ pattern })),
     ),
     found,
@@ -60,12 +63,14 @@ function heldout() {
 function heldoutCaption() {
   const { before_step, after_step, total, changed_total, unreadable, after } = DATA.heldout;
   const thinnedOut = pairs.length < total;
+  const answered = pairs.some((pair) => pair.before.greedy);
+  const [both, one] = answered ? ["Greedy and sampled answers", "Answers"] : ["What was measured", "What was measured"];
   return [
     after.length
-      ? `Greedy and sampled answers at step ${grouped(before_step)} and at step ${grouped(after_step)}: `
-      : `Answers at step ${grouped(before_step)}: `,
+      ? `${both} at step ${grouped(before_step)} and at step ${grouped(after_step)}: `
+      : `${one} at step ${grouped(before_step)}: `,
     `${some(pairs.length, total, "prompt")}${thinnedOut ? `, those of the ${grouped(changed_total)} whose verdict changed first, the others evenly spaced` : ""}. `,
-    after.length
+    after.length && answered
       ? "Gained: wrong before and right after, by the greedy answer. Right and wrong: the same both times."
       : "",
     unreadable ? ` ${count(unreadable, "line")} could not be read.` : "",
@@ -101,10 +106,19 @@ function pairRow(pair) {
     make(
       "span",
       { class: "under" },
-      make("span", {}, sign(judged(pair.before)), pair.after && [" → ", sign(judged(pair.after))]),
+      pair.before.greedy
+        ? make("span", {}, sign(judged(pair.before)), pair.after && [" → ", sign(judged(pair.after))])
+        : make("span", {}, course(pair)),
       make("span", { class: `where ${kind}` }, kind === "gained" || kind === "lost" ? kind : ""),
     ),
   ];
+}
+
+/** "nll 1.92 → 1.5": the first of what was measured of a prompt without sampling. */
+function course({ before, after }) {
+  const [name] = Object.keys(before.measures);
+  if (name === undefined) return "";
+  return `${name} ${number(own(before.measures, name))}${after ? ` → ${number(own(after.measures, name))}` : ""}`;
 }
 
 /** A prompt with its answers before and after. */
@@ -137,6 +151,7 @@ function side(row, step, label) {
       make("span", { class: `key ${label}` }, label),
       make("span", { class: "where" }, `step ${grouped(step)}`),
     ),
+    Object.keys(row.measures).length ? measureList(row.measures) : null,
     row.greedy ? verdictCard(row.greedy, "greedy") : make("p", { class: "note" }, "No greedy answer."),
     row.sampled.length
       ? make(
@@ -147,6 +162,11 @@ function side(row, step, label) {
         )
       : null,
   );
+}
+
+/** What was measured of a prompt without sampling. */
+function measureList(measures) {
+  return columnList(Object.fromEntries(Object.entries(measures).map(([name, value]) => [name, number(value)])), null);
 }
 
 /** One held-out answer with both verdicts. */

@@ -32,8 +32,21 @@ function results() {
   );
 }
 
-/** "greedy/strict" → "Greedy, strict". */
+/** Whether a metric is a number of its own scale, such as nats; else it is a share. */
+function isNumber(measured, name) {
+  return [measured.before, measured.after].some((side) => side && own(side.metrics, name)?.unit === "number");
+}
+
+/** How a metric's values and its differences are written. */
+function scale(measured, name) {
+  if (isNumber(measured, name))
+    return { value: (value) => number(value), change: (value) => (value >= 0 ? "+" : "") + number(value), unit: "" };
+  return { value: percent, change: (value) => signed(100 * value, 1), unit: " points" };
+}
+
+/** "greedy/strict" → "Greedy, strict"; a name of one part, such as nll, stays as it is. */
 function titled(name) {
+  if (!name.includes("/")) return name;
   const text = name.split("/").join(", ");
   return text.charAt(0).toUpperCase() + text.slice(1);
 }
@@ -43,11 +56,12 @@ function headline(measured, name) {
   const before = own(measured.before.metrics, name);
   const after = own(measured.after?.metrics, name);
   const change = own(measured.difference, name);
+  const written = scale(measured, name);
   const figure = (label, metric, kind) =>
     make(
       "div",
       { class: `figure ${kind}` },
-      make("span", { class: "value" }, percent(metric?.value)),
+      make("span", { class: "value" }, written.value(metric?.value)),
       make("span", { class: "label" }, label),
     );
   return make(
@@ -70,27 +84,42 @@ function headline(measured, name) {
 
 /** What the difference says, in words. */
 function verdict(change, name, measured) {
-  const points = `${signed(100 * change.estimate, 1)} points`;
+  const written = scale(measured, name);
   const sure = excludesZero(change) ? "excludes zero" : "includes zero: no change can be told from chance";
+  const what = `${name.split("/").join(", ")}${isAccuracy(name) ? " accuracy" : ""}`;
   return [
-    make("strong", {}, points),
-    ` in ${name.split("/").join(", ")} accuracy; paired ${Math.round(100 * change.confidence)} % interval ${range(change)} points, which ${sure}. `,
+    make("strong", {}, `${written.change(change.estimate)}${written.unit}`),
+    ` in ${what}; paired ${Math.round(100 * change.confidence)} % interval ${range(change, written)}${written.unit}, which ${sure}. `,
     finite(change.gained) && finite(change.lost)
-      ? `Of ${count(change.prompts ?? measured.prompts ?? 0, "held-out prompt")}, ${grouped(change.gained)} were gained and ${grouped(change.lost)} lost.`
+      ? `Of ${count(change.prompts ?? measured.prompts ?? 0, "held-out prompt")}, ${moved(change, isNumber(measured, name))}.`
       : "",
   ];
 }
 
-const excludesZero = (change) => finite(change.low) && finite(change.high) && (change.low > 0 || change.high < 0);
-const range = (change) => `[${signed(100 * change.low, 1)}, ${signed(100 * change.high, 1)}]`;
+/** A share of answers that are right. */
+const isAccuracy = (name) => /^(greedy|sampled)\//.test(name);
 
-/** Every metric with its intervals, one row each, on one axis. */
+/** On how many prompts a metric moved, and which way. */
+function moved({ gained, lost }, isNumber) {
+  const [up, down] = [grouped(gained), grouped(lost)];
+  return isNumber ? `it rose on ${up} and fell on ${down}` : `${up} were gained and ${down} lost`;
+}
+
+const excludesZero = (change) => finite(change.low) && finite(change.high) && (change.low > 0 || change.high < 0);
+const range = (change, written) => `[${written.change(change.low)}, ${written.change(change.high)}]`;
+
+/** Every metric with its intervals, one row each: shares on one axis, and below it numbers, each on its own. */
 function effects(measured, names) {
+  const shares = names.filter((name) => !isNumber(measured, name));
+  const numbers = names.filter((name) => isNumber(measured, name));
   const end = axisEnd(
-    names.flatMap((name) => [own(measured.before.metrics, name)?.high, own(measured.after?.metrics, name)?.high]),
+    shares.flatMap((name) => [own(measured.before.metrics, name)?.high, own(measured.after?.metrics, name)?.high]),
   );
-  const heads = ["metric", "", "before", "after", "difference, points", "gained", "lost"];
-  const rows = names.map((name) => effect(name, measured, end));
+  const points = shares.length ? "difference, points" : "difference";
+  const heads = ["metric", "", "before", "after", points, ...(shares.length ? ["gained", "lost"] : ["rose", "fell"])];
+  const from0 = { start: 0, end, grid: graduation(end) };
+  const rows = shares.map((name) => effect(name, measured, from0));
+  const others = numbers.map((name) => effect(name, measured, around(measured, name)));
   const methods = [...new Set(Object.values(measured.difference).map((change) => change.method))].filter(Boolean);
   const foot = make(
     "tr",
@@ -114,13 +143,13 @@ function effects(measured, names) {
           heads.map((head) => make("th", { scope: "col" }, head)),
         ),
       ),
-      make("tbody", {}, rows, foot),
+      make("tbody", {}, rows, shares.length ? foot : null, others),
     ),
     make(
       "figcaption",
       {},
       make("b", {}, "Figure 1. "),
-      `Held-out accuracy on ${measured.dataset || "the held-out prompts"}`,
+      `${shares.length ? "Held-out accuracy" : "What was measured"} on ${measured.dataset || "the held-out prompts"}`,
       measured.prompts ? ` (${count(measured.prompts, "prompt")})` : "",
       ", ",
       make("span", { class: "key before" }, "before"),
@@ -128,36 +157,38 @@ function effects(measured, names) {
         ? [" and ", make("span", { class: "key after" }, "after"), ` step ${measured.after.step ?? "–"}`]
         : "",
       ", with 95 % intervals.",
+      numbers.length ? " A number that is no share has an axis of its own, which need not begin at 0." : "",
       methods.length ? ` Difference: ${methods.join("; ")}.` : "",
     ),
   );
 }
 
 /** One metric's row. */
-function effect(name, measured, end) {
+function effect(name, measured, axis) {
   const before = own(measured.before.metrics, name);
   const after = own(measured.after?.metrics, name);
   const change = own(measured.difference, name);
+  const written = scale(measured, name);
   const text = change
-    ? [make("b", {}, signed(100 * change.estimate, 1)), " ", make("span", { class: "range" }, range(change))]
+    ? [make("b", {}, written.change(change.estimate)), " ", make("span", { class: "range" }, range(change, written))]
     : "–";
   const cell = (label, ...children) => make("td", { "data-label": label }, children);
   return make(
     "tr",
     {},
     make("th", { scope: "row" }, titled(name)),
-    make("td", { class: "chart" }, intervals(before, after, end)),
-    cell("before", percent(before?.value)),
-    cell("after", percent(after?.value)),
+    make("td", { class: "chart" }, intervals(before, after, axis, written.value)),
+    cell("before", written.value(before?.value)),
+    cell("after", written.value(after?.value)),
     make("td", { "data-label": "difference", class: change && !excludesZero(change) ? "unsure" : null }, text),
-    cell("gained", finite(change?.gained) ? grouped(change.gained) : "–"),
-    cell("lost", finite(change?.lost) ? grouped(change.lost) : "–"),
+    cell(written.unit ? "gained" : "rose", finite(change?.gained) ? grouped(change.gained) : "–"),
+    cell(written.unit ? "lost" : "fell", finite(change?.lost) ? grouped(change.lost) : "–"),
   );
 }
 
 /** Two dots with their intervals. */
-function intervals(before, after, end) {
-  const at = (value) => `${((100 * value) / end).toFixed(2)}%`;
+function intervals(before, after, { start, end, grid }, written) {
+  const at = (value) => `${((100 * (value - start)) / (end - start)).toFixed(2)}%`;
   const one = (metric, kind, y) =>
     metric && finite(metric.value)
       ? [
@@ -167,11 +198,11 @@ function intervals(before, after, end) {
           draw("circle", { class: kind, cx: at(metric.value), cy: y, r: 4.5 }),
         ]
       : null;
-  const label = `before ${percent(before?.value)}, after ${percent(after?.value)}`;
+  const label = `before ${written(before?.value)}, after ${written(after?.value)}`;
   return draw(
     "svg",
     { class: "intervals", role: "img", "aria-label": label },
-    shares(end).map((value) => draw("line", { class: "grid", x1: at(value), x2: at(value), y1: 0, y2: 34 })),
+    grid.map((value) => draw("line", { class: "grid", x1: at(value), x2: at(value), y1: 0, y2: 34 })),
     one(before, "before", 11),
     one(after, "after", 23),
   );
@@ -183,7 +214,7 @@ function axis(end) {
   return draw(
     "svg",
     { class: "intervals", "aria-hidden": "true" },
-    shares(end).map((value) =>
+    graduation(end).map((value) =>
       draw(
         "text",
         { x: `${(100 * value) / end}%`, y: 14, "text-anchor": anchor(value) },
@@ -202,7 +233,16 @@ function axisEnd(values) {
 
 const spacing = (end) => (end > 0.6 ? 0.2 : 0.1);
 
+/** The axis of a number: what its intervals span, and a little more. */
+function around(measured, name) {
+  const sides = [measured.before, measured.after].map((side) => side && own(side.metrics, name));
+  const values = sides.flatMap((metric) => (metric ? [metric.low, metric.value, metric.high] : [])).filter(finite);
+  const [low, high] = values.length ? [Math.min(...values), Math.max(...values)] : [0, 1];
+  const room = 0.05 * (high - low || Math.abs(high) || 1);
+  return { start: low - room, end: high + room, grid: [] };
+}
+
 /** The ticks from 0 to the end of the axis. */
-function shares(end) {
+function graduation(end) {
   return Array.from({ length: Math.round(end / spacing(end)) + 1 }, (_, i) => i * spacing(end));
 }

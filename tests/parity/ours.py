@@ -14,7 +14,9 @@ from corollary.algorithms.base import Algorithm, Engines
 from corollary.data.datasets import load_prompts
 from corollary.data.loader import PromptLoader
 from corollary.data.sources import DataConfig
+from corollary.engines.layout import scalar_head
 from corollary.engines.trainer import EmbeddedScorer, EmbeddedTrainer, OptimizerConfig, TrainerConfig
+from corollary.models.heads import with_scalar_head
 from corollary.models.load import load_model
 from corollary.run.assembly import encoder
 from corollary.types import Formula, Metrics, TokenBatch
@@ -49,11 +51,14 @@ def engines(
     trainer: TrainerConfig = TrainerConfig(),
     optimizer: OptimizerConfig = OPTIMIZER,
     sampler: Any = None,
+    head: Tensor | None = None,
     **lent: Any,
 ) -> Engines:
-    """What a run would lend the algorithm, with a reference that may be another model than the one trained."""
+    """What a run would lend the algorithm, with a reference that may be another model than the one trained, and a given head."""
     loaded = load_model(str(model))
     prompts, _ = load_prompts(data, loaded.tokenizer)
+    if head is not None:
+        scalar_head(with_scalar_head(loaded.model)).data.copy_(head)
     if reference is not None:
         lent["reference"] = EmbeddedScorer(load_model(str(reference)).model.requires_grad_(False), TrainerConfig())
     return Engines(

@@ -57,7 +57,7 @@ class Replay:
     words: Any
 
     def generate(
-        self, prompts: Sequence[Prompt], group_size: int, sampling: Sampling, *, names: Iterable[str | int]
+        self, prompts: Sequence[Prompt], group_size: int, sampling: Sampling, *, names: Iterable[str | int], **_: object
     ) -> list[list[Completion]]:
         return [[self.said(text, sampling) for text in ANSWERS[p.columns["question"]]] for p in prompts]
 

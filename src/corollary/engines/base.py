@@ -47,13 +47,42 @@ class Trainer(Scorer, Protocol):
         ...
 
 
+class Partner(Protocol):
+    """Whom a model talks with: it answers the model's turns, so that one answer may be a conversation."""
+
+    @property
+    def turn_tokens(self) -> int:
+        """Tokens of one of the model's turns at most; 0: as many as the answer has left."""
+        ...
+
+    def reply(self, prompt: int, answer: int, text: str, closed: int | None) -> Sequence[int]:
+        """What stands between a turn of the model's and its next, as tokens; none where the conversation is over.
+
+        Args:
+            prompt, answer: which one, by their places in the call of `generate`.
+            text: what the model said in this turn.
+            closed: the end-of-sequence token that ended it; None where a stop string did.
+        """
+        ...
+
+
 class Sampler(Protocol):
     """Draws answers."""
 
     def generate(
-        self, prompts: Sequence[Prompt], group_size: int, sampling: Sampling, *, names: Iterable[str | int]
+        self,
+        prompts: Sequence[Prompt],
+        group_size: int,
+        sampling: Sampling,
+        *,
+        names: Iterable[str | int],
+        partner: Partner | None = None,
     ) -> list[list[Completion]]:
-        """`group_size` answers to each prompt; `names` name the random stream, so equal names give equal answers."""
+        """`group_size` answers to each prompt; `names` name the random stream, so equal names give equal answers.
+
+        A `partner` makes a conversation of each: what it replies is put in as tokens that were not sampled, and counts towards
+        `sampling.max_tokens`.
+        """
         ...
 
     def sync(self, trainer: Trainer) -> None:

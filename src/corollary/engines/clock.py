@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from torch import Tensor
 
-from corollary.engines.base import Sampler, Scorer, Teacher, Trainer
+from corollary.engines.base import Partner, Sampler, Scorer, Teacher, Trainer
 from corollary.types import Completion, Formula, Metrics, Prompt, Sampling, TokenBatch
 
 
@@ -43,10 +43,16 @@ class TimedSampler:
         self.inner, self.clock = inner, clock
 
     def generate(
-        self, prompts: Sequence[Prompt], group_size: int, sampling: Sampling, *, names: Iterable[str | int]
+        self,
+        prompts: Sequence[Prompt],
+        group_size: int,
+        sampling: Sampling,
+        *,
+        names: Iterable[str | int],
+        partner: Partner | None = None,
     ) -> list[list[Completion]]:
         with self.clock.phase("generate"):
-            return self.inner.generate(prompts, group_size, sampling, names=names)
+            return self.inner.generate(prompts, group_size, sampling, names=names, partner=partner)
 
     def sync(self, trainer: Trainer) -> None:
         with self.clock.phase("sync"):

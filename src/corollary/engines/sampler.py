@@ -1,7 +1,12 @@
-"""The embedded sampler: a prompt is computed once for its group, the KV cache is allocated once, finished answers leave."""
+"""The embedded sampler: a prompt is computed once for its group, the KV cache is allocated once, finished answers leave.
+
+In a conversation nobody waits for anybody: every sequence takes one token per step, sampled or from what its partner replied, so
+that what was said before is never computed again and no turn of one sequence holds up another.
+"""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -11,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from corollary.engines.base import Trainer
+from corollary.engines.base import Partner, Trainer
 from corollary.engines.layout import adopt, hidden_states, lay_out, output_head
 from corollary.errors import ModelError, NumericsError
 from corollary.seeding import stream
@@ -103,9 +108,16 @@ class EmbeddedSampler:
         self.version = trainer.version
 
     def generate(
-        self, prompts: Sequence[Prompt], group_size: int, sampling: Sampling, *, names: Iterable[str | int]
+        self,
+        prompts: Sequence[Prompt],
+        group_size: int,
+        sampling: Sampling,
+        *,
+        names: Iterable[str | int],
+        partner: Partner | None = None,
     ) -> list[list[Completion]]:
-        """`group_size` answers to each prompt. Answer g of prompt i draws from the stream (seed, *names, i, g)."""
+        """`group_size` answers to each prompt. Answer g of prompt i draws from the stream (seed, *names, i, g), its token t from the
+        stream's number t."""
         names = tuple(names)
         at_once = max(1, self.max_sequences // group_size)
         groups: list[list[Completion]] = []
@@ -116,7 +128,8 @@ class EmbeddedSampler:
                 for i in range(len(part))
                 for g in range(group_size)
             ]
-            answers = _Answers(self.decode, self.eos, sampling, self.version, len(draws))
+            places = [(start + i, g) for i in range(len(part)) for g in range(group_size)]
+            answers = _Answers(self.decode, self.eos, sampling, self.version, places, partner)
             for _ in self._decode(part, group_size, sampling, np.stack(draws), answers):
                 pass
             done = answers.completions()
@@ -126,7 +139,7 @@ class EmbeddedSampler:
     def stream_text(self, prompt: Prompt, sampling: Sampling, *, names: Iterable[str | int]) -> Iterator[str]:
         """One answer, as the text that each new token adds."""
         draws = stream(self.seed, *names, 0, 0).random(sampling.max_tokens)[None]
-        answers = _Answers(self.decode, self.eos, sampling, self.version, 1)
+        answers = _Answers(self.decode, self.eos, sampling, self.version, [(0, 0)])
         said = ""
         for _ in self._decode([prompt], 1, sampling, draws, answers):
             text = answers.text(0)
@@ -151,7 +164,8 @@ class EmbeddedSampler:
             for t in range(sampling.max_tokens):
                 logits = F.linear(hidden, head)
                 tokens, logprobs = sample(logits, uniform[rows.to(uniform.device), t].to(logits.device), sampling)
-                alive = answers.extend(rows.tolist(), tokens.tolist(), logprobs.tolist())
+                taken, alive = answers.extend(rows.tolist(), tokens.tolist(), logprobs.tolist())
+                tokens = torch.tensor(taken, device=tokens.device)
                 yield
                 if not any(alive) or t == sampling.max_tokens - 1:
                     return
@@ -190,35 +204,68 @@ class EmbeddedSampler:
 
 
 class _Answers:
-    """What has been sampled so far, and who has finished."""
+    """What has been said so far, and who has finished."""
 
     def __init__(
-        self, decode: Callable[[Sequence[int]], str], eos: frozenset[int], sampling: Sampling, version: int, size: int
+        self,
+        decode: Callable[[Sequence[int]], str],
+        eos: frozenset[int],
+        sampling: Sampling,
+        version: int,
+        places: Sequence[tuple[int, int]],
+        partner: Partner | None = None,
     ) -> None:
         self.decode, self.eos, self.sampling, self.version = decode, eos, sampling, version
+        self.places, self.partner = places, partner  # (prompt, answer) of each row
+        size = len(places)
         self.tokens: list[list[int]] = [[] for _ in range(size)]
         self.logprobs: list[list[float]] = [[] for _ in range(size)]
-        self.ended = [False] * size
+        self.sampled: list[list[bool]] = [[] for _ in range(size)]
+        self.heard: list[deque[int]] = [deque() for _ in range(size)]  # what a partner replied and is not put in yet
+        self.turn = [0] * size  # where the last turn begins
+        self.ended = [False] * size  # nothing more comes
+        self.whole = [False] * size  # it ended by itself, and by no limit
 
-    def extend(self, rows: list[int], tokens: list[int], logprobs: list[float]) -> list[bool]:
-        """Append one token to each row; which of them go on."""
-        for row, token, logprob in zip(rows, tokens, logprobs, strict=True):
-            if self.ended[row]:
-                continue
-            self.tokens[row].append(token)
-            self.logprobs[row].append(logprob)
-            self.ended[row] = token in self.eos or self._stopped(row)
-        return [not self.ended[row] for row in rows]
+    def extend(self, rows: list[int], tokens: list[int], logprobs: list[float]) -> tuple[list[int], list[bool]]:
+        """Append one token to each row, the one that was heard before the one that was drawn; the tokens, and which rows go on."""
+        taken = []
+        for row, drawn, logprob in zip(rows, tokens, logprobs, strict=True):
+            heard = self.heard[row].popleft() if self.heard[row] else None
+            taken.append(drawn if heard is None else heard)
+            if not self.ended[row]:
+                self.tokens[row].append(taken[-1])
+                self.logprobs[row].append(logprob if heard is None else 0.0)
+                self.sampled[row].append(heard is None)
+                self._close(row)
+        return taken, [not self.ended[row] for row in rows]
+
+    def _close(self, row: int) -> None:
+        """End a turn, and the answer with it, where the last token did."""
+        if not self.sampled[row][-1]:
+            self.turn[row] = len(self.tokens[row])
+            return
+        last, said = self.tokens[row][-1], len(self.tokens[row]) - self.turn[row]
+        if last in self.eos or self._stopped(row):
+            self._hear(row, last if last in self.eos else None)
+        elif self.partner and said == self.partner.turn_tokens:
+            self.ended[row] = True
+
+    def _hear(self, row: int, closed: int | None) -> None:
+        """Let the partner reply; without one, or a reply, the answer is whole. A reply that leaves no room ends it as it is."""
+        reply = self.partner.reply(*self.places[row], self.text(row), closed) if self.partner else ()
+        self.whole[row] = not reply
+        self.ended[row] = not reply or len(self.tokens[row]) + len(reply) >= self.sampling.max_tokens
+        self.heard[row].extend(() if self.ended[row] else reply)
 
     def _stopped(self, row: int) -> bool:
         if not self.sampling.stop:
             return False
-        text = self.decode(self.tokens[row])
+        text = self.decode(self.tokens[row][self.turn[row] :])
         return any(stop in text for stop in self.sampling.stop)
 
     def text(self, row: int) -> str:
-        """The answer's text, cut at the first stop string."""
-        text = self.decode([t for t in self.tokens[row] if t not in self.eos])
+        """The last turn's text, cut at the first stop string."""
+        text = self.decode([t for t in self.tokens[row][self.turn[row] :] if t not in self.eos])
         cuts = [at for stop in self.sampling.stop if (at := text.find(stop)) >= 0]
         return text[: min(cuts)] if cuts else text
 
@@ -228,9 +275,10 @@ class _Answers:
                 token_ids=tuple(self.tokens[row]),
                 logprobs=tuple(self.logprobs[row]),
                 text=self.text(row),
-                truncated=not self.ended[row],
+                truncated=not self.whole[row],
                 version=self.version,
                 sampling=self.sampling,
+                sampled=() if all(self.sampled[row]) else tuple(self.sampled[row]),
             )
             for row in range(len(self.tokens))
         ]

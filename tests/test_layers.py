@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 LAYERS = [
-    {"errors", "types", "seeding", "custom"},
+    {"errors", "types", "seeding", "custom", "deadline"},
     {"config"},
     {"declare"},
     {"ops"},
@@ -36,6 +36,7 @@ ONLY_HERE = {
     "omegaconf": ("config/",),
     "gguf": ("models/",),
     "peft": ("models/lora.py",),
+    "bitsandbytes": ("models/lora.py",),
     "datasets": ("data/",),
     "math_verify": ("rewards/",),
     "pydantic_monty": ("rewards/sandbox/monty.py",),

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from corollary.data import chat, rendering
 from corollary.data.chat import Conversation, encode_answer, encode_chat, encode_conversation, encode_text
+from corollary.deadline import TooLong, deadline
 from corollary.errors import DataError, ModelError
 from models.small import CONTROL, TEMPLATE, smollm2, tokenizer
 
@@ -166,12 +167,12 @@ def test_a_template_without_end_is_stopped_in_any_thread(monkeypatch: pytest.Mon
 
 def test_a_deadline_that_is_kept_leaves_nothing_behind() -> None:
     for _ in range(200):
-        with rendering._deadline(5):
+        with deadline(5):
             pass
         try:
-            with rendering._deadline(0.0002):
+            with deadline(0.0002):
                 time.sleep(0.0003)
-        except rendering._TooLong:
+        except TooLong:
             pass
     time.sleep(0.01)
     assert not [t for t in threading.enumerate() if isinstance(t, threading.Timer) and not t.finished.is_set()]

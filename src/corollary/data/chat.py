@@ -62,7 +62,7 @@ def encode_chat(
         ModelError: no chat template, or one that fails, takes longer than `RENDER_SECONDS` or writes too much.
         DataError: messages of another shape, or a conversation that the template refuses.
     """
-    script = _script(tokenizer, messages)
+    script = disguised(tokenizer, messages)
     return script.encoded(script.text(len(script.messages), answer_follows=answer_follows))
 
 
@@ -97,18 +97,18 @@ def encode_conversation(
         ModelError: as for `encode_chat`.
         DataError: no message of the assistant's, or one that cannot be told apart in the template's text or in its tokens.
     """
-    script = _script(tokenizer, messages)
+    script = disguised(tokenizer, messages)
     turns = [k for k, message in enumerate(script.messages) if message["role"] == "assistant"]
     if not turns:
         raise DataError("no message is the assistant's, so there is nothing to learn")
     wanted = turns if train_on == "all_assistant" else turns[-1:]
     whole, spans = script.marked(turns) if script.marks else script.compared(wanted)
     encoded = script.encoded(whole)
-    trained = [False] * len(encoded.token_ids)
+    trained, control = [False] * len(encoded.token_ids), script.control
     for turn, span in zip(wanted, spans[-len(wanted) :], strict=True):
         start, end = (_tokens_up_to(script, whole, at, encoded.token_ids, turn) for at in span)
         said = encoded.token_ids[start:end]
-        closing = max((i + 1 for i, token in enumerate(said) if token in script.control), default=len(said))
+        closing = max((i + 1 for i, token in enumerate(said) if token in control), default=len(said))
         trained[start : start + closing] = [True] * closing
     if not any(trained):
         raise DataError("the chat template writes nothing of what the assistant says")
@@ -116,13 +116,13 @@ def encode_conversation(
     return Conversation(encoded.token_ids[:length], encoded.text, tuple(trained[:length]), wanted[0])
 
 
-def _tokens_up_to(script: _Script, whole: str, at: int, ids: tuple[int, ...], turn: int) -> int:
+def _tokens_up_to(script: Script, whole: str, at: int, ids: tuple[int, ...], turn: int) -> int:
     """How many tokens the first `at` characters are.
 
     Raises:
         DataError: alone they are other tokens than at the beginning of the whole.
     """
-    alone = script.encoded(whole[:at]).token_ids
+    alone = ids if at == len(whole) else script.encoded(whole[:at]).token_ids
     if alone != ids[: len(alone)]:
         what = f"message {turn}, the assistant's, begins or ends inside a token, so training and sampling would read other tokens"
         raise DataError(f"{what}; strip the whitespace around it")
@@ -154,7 +154,7 @@ def _kind(value: Any) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class _Script:
+class Script:
     """A conversation in which control strings are disguised, so that every control token of its text is the template's."""
 
     tokenizer: PreTrainedTokenizerBase
@@ -220,7 +220,13 @@ class _Script:
         return whole, spans
 
 
-def _script(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> _Script:
+def disguised(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> Script:
+    """A conversation ready to be rendered.
+
+    Raises:
+        ModelError: the tokenizer has no chat template.
+        DataError: messages of another shape.
+    """
     if not tokenizer.chat_template:
         raise ModelError(
             "has no chat template",
@@ -231,10 +237,10 @@ def _script(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> 
     plain = checked(messages)
     control = _control_pattern(tokenizer)
     if not any(control.search(m["content"]) for m in plain):
-        return _Script(tokenizer, plain, {})
+        return Script(tokenizer, plain, {})
     disguise = _stand_ins(tokenizer, plain, control)
-    disguised = [m | {"content": control.sub(lambda c: disguise[c[0]], m["content"])} for m in plain]
-    return _Script(tokenizer, disguised, {s: c for c, s in disguise.items()})
+    broken = [m | {"content": control.sub(lambda c: disguise[c[0]], m["content"])} for m in plain]
+    return Script(tokenizer, broken, {s: c for c, s in disguise.items()})
 
 
 def _control_pattern(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:

@@ -6,12 +6,10 @@ output are bounded as well. Its memory is not: read a template before using a mo
 
 from __future__ import annotations
 
-import ctypes
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from corollary.deadline import TooLong, deadline
 from corollary.errors import DataError, ModelError
 
 if TYPE_CHECKING:
@@ -51,7 +49,7 @@ def rendered(
     where = place(tokenizer)
     special: dict[str, Any] = tokenizer.special_tokens_map
     try:
-        with _deadline(RENDER_SECONDS):
+        with deadline(RENDER_SECONDS):
             (text,), found = render_jinja_template(
                 [list(messages)],
                 chat_template=tokenizer.get_chat_template(),
@@ -59,7 +57,7 @@ def rendered(
                 return_assistant_tokens_mask=marked,
                 **special,
             )
-    except _TooLong as error:
+    except TooLong as error:
         raise ModelError(
             f"took more than {RENDER_SECONDS:g} s for one conversation", where=where, code="E0321"
         ) from error
@@ -74,32 +72,3 @@ def rendered(
     if len(text) > MAX_ADDED + 10 * sum(len(m["content"]) for m in messages):
         raise ModelError(f"wrote {len(text):,} characters for one conversation", where=where, code="E0321")
     return text, [(int(start), int(end)) for start, end in found[0]] if marked else []
-
-
-class _TooLong(BaseException):
-    """Not an Exception, so that nothing in between takes it for its own."""
-
-
-@contextmanager
-def _deadline(seconds: float) -> Iterator[None]:
-    """Raises `_TooLong` in the block when it takes longer, at the next Python instruction; in any thread, unlike an alarm signal.
-
-    The timer's thread consumes nothing and waits `seconds` or for `cancel`; it produces the exception in the thread of the block.
-    The lock orders the two ends: once the block has set `over`, no exception is sent; if it was sent before, it is raised here.
-    """
-    block, lock, over = threading.get_ident(), threading.Lock(), threading.Event()
-
-    def fire() -> None:
-        with lock:
-            if not over.is_set():
-                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(block), ctypes.py_object(_TooLong))
-
-    timer = threading.Timer(seconds, fire)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        with lock:
-            over.set()
-        timer.cancel()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from corollary.rewards.sandbox import Exam
+from corollary.rewards.sandbox import NAMES, Exam
 from rewards.sandbox.boxes import needed
 from rewards.sandbox.probes import BOMBS, exploding
 
@@ -73,6 +73,15 @@ def test_tests_that_never_end_fail_and_end(sandbox, orphans):
     exam = Exam(entry_point="f", tests=("assert f(1) == 7", "while True: pass"))
     assert not box.judge(HONEST, exam).passed
     assert dead_by(start + SECONDS + 0.5, before)
+    assert time.monotonic() - start < SECONDS + 0.5
+
+
+@pytest.mark.parametrize("sandbox", NAMES)
+def test_many_short_calls_have_one_deadline(sandbox):
+    start = time.monotonic()
+    exam = Exam(entry_point="f", tests=("for _ in range(1000): f(20_000)",))
+    verdict = needed(sandbox, seconds=SECONDS).judge("def f(n): return sum(i for i in range(n))", exam)
+    assert not verdict.passed
     assert time.monotonic() - start < SECONDS + 0.5
 
 

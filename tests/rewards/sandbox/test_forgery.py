@@ -79,3 +79,50 @@ def test_a_set_has_the_same_order_and_random_the_same_numbers_every_time(sandbox
         seen.add(why)
     assert len(seen) == 1
     assert "spam" in seen.pop()
+
+
+@pytest.mark.parametrize("sandbox", NAMES)
+def test_the_end_of_an_iteration_ends_no_loop_of_the_tests(sandbox):
+    exam = Exam(entry_point="f", tests=("assert all(map(f, [1, 2]))", "assert list(map(f, [1, 2])) == []"))
+    assert needed(sandbox, seconds=5).judge("def f(x): raise StopIteration", exam).held == (False, False)
+
+
+@pytest.mark.parametrize("sandbox", CPYTHON)
+def test_who_speaks_unasked_has_lost(sandbox):
+    """Its answers would be right; but what it sends before a question might be taken for the answer to the next."""
+    program = """
+import os
+for fd in range(3, 32):
+    try: os.write(fd, (17).to_bytes(4, 'big') + bytes(8) + b'=i4:0x10T')
+    except OSError: pass
+def f(x): return x * x + 7
+"""
+    assert needed(sandbox, seconds=5).judge(program, EXAM).held == (False, False, False)
+
+
+@pytest.mark.parametrize("sandbox", CPYTHON)
+def test_an_error_of_the_programs_is_one_in_the_tests_and_its_own_kinds_are_runtime_errors(sandbox):
+    program = """
+class Own(Exception): pass
+def f(x):
+    if x: raise KeyError("k")
+    raise Own("o")
+"""
+    tests = ("try: f(1)\nexcept KeyError: pass", "try: f(0)\nexcept RuntimeError: pass", "f(1)")
+    assert needed(sandbox, seconds=5).judge(program, Exam(entry_point="f", tests=tests)).held == (True, True, False)
+
+
+@pytest.mark.parametrize("sandbox", NAMES)
+def test_what_is_printed_goes_nowhere(sandbox, capfd):
+    program = "print('loud')\ndef f(x):\n    print('louder', flush=True)\n    return x"
+    exam = Exam(entry_point="f", tests=("print('loudest')\nassert f(1) == 1",), prelude="print('first')")
+    assert needed(sandbox, seconds=5).judge(program, exam).passed
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("sandbox", NAMES)
+def test_tests_whose_set_up_fails_do_not_hold(sandbox):
+    exam = Exam(entry_point="f", tests=("assert f(1) == 1",), prelude="1 / 0")
+    verdict = needed(sandbox, seconds=5).judge("def f(x): return x", exam)
+    assert verdict.held == (False,)
+    assert "ZeroDivisionError" in verdict.why

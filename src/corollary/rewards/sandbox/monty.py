@@ -126,9 +126,8 @@ class _Room:
 
 
 def _inner(error: MontyError) -> Exception:
-    """What the program raised; the end of an iteration would end the test's own loops, and is none."""
     inner = error.exception()
-    return inner if isinstance(inner, Exception) and not isinstance(inner, StopIteration) else RuntimeError(str(error))
+    return inner if isinstance(inner, Exception) else RuntimeError(str(error))
 
 
 def _plain(value: object) -> object:

@@ -125,3 +125,29 @@ def test_a_run_writes_the_adapter_and_the_merged_model(tmp_path: Path) -> None:
     start = AutoModelForCausalLM.from_pretrained(tmp_path / "model")(ids).logits
     assert (whole(ids).logits - start).abs().max() > 1e-4
     assert small.tokenizer().eos_token == "<|end|>"
+
+
+def test_on_4_bit_weights_only_the_adapters_learn_and_the_merged_model_says_the_same() -> None:
+    pytest.importorskip("bitsandbytes", reason="needs the extra qlora")
+    settings = LoRA(rank=2, alpha=4, base="nf4")
+    plain = EmbeddedScorer(tiny.model(torch.float32), TrainerConfig()).logprobs(tiny.batch(torch.float32))
+    start = EmbeddedScorer(with_lora(tiny.model(torch.float32), settings, seed=0), TrainerConfig())
+    gap = (start.logprobs(tiny.batch(torch.float32)) - plain).abs().max()
+    assert 1e-4 < gap < 3  # four bits round, and no more
+    trainer = trained(torch.float32, settings)
+    assert all("lora_" in name for name in trainer.state_dict() if name.startswith("weight/"))
+    assert any(p.dtype == torch.uint8 for p in trainer.scorer.model.parameters())
+    whole = merged(trainer.scorer.model)
+    assert all(p.is_floating_point() for p in whole.parameters())
+    found, own = (s.logprobs(tiny.batch(torch.float32)) for s in (EmbeddedScorer(whole, TrainerConfig()), trainer))
+    torch.testing.assert_close(found, own, rtol=1e-4, atol=1e-4)
+
+
+def test_4_bit_weights_without_their_package_are_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    monkeypatch.setitem(sys.modules, "bitsandbytes.nn", None)
+    with pytest.raises(ConfigError, match="bitsandbytes") as caught:
+        with_lora(tiny.model(torch.float32), LoRA(base="nf4"), seed=0)
+    assert "corollary[qlora]" in str(caught.value.hint)

@@ -5,7 +5,7 @@
 The adapters sit inside the model (peft puts them there), so trainer, sampler and layouts know nothing of them: only what
 requires a gradient is trained and saved. With the adapters off the model is the reference policy, at no memory.
 
-Source: Hu et al. 2021, https://arxiv.org/abs/2106.09685.
+Source: Hu et al. 2021, https://arxiv.org/abs/2106.09685; on 4-bit weights Dettmers et al. 2023, https://arxiv.org/abs/2305.14314.
 """
 
 from __future__ import annotations
@@ -42,6 +42,8 @@ class LoRA(Config):
     """α: an adapter's product counts α/r"""
     layers: tuple[str, ...] | Literal["all_linear"] = "all_linear"
     """names of the linear layers that get one, such as [q_proj, v_proj]; all_linear: all but the output head"""
+    base: Literal["as_loaded", "nf4"] = "as_loaded"
+    """the frozen weights below them; nf4: 4-bit NormalFloat (QLoRA), an eighth of float32's memory; needs the extra qlora"""
 
 
 def with_lora(model: PreTrainedModel, settings: LoRA, *, seed: int) -> PreTrainedModel:
@@ -55,10 +57,12 @@ def with_lora(model: PreTrainedModel, settings: LoRA, *, seed: int) -> PreTraine
         seed: of A, each layer's own stream.
 
     Raises:
-        ConfigError: no layer has one of the names.
+        ConfigError: no layer has one of the names; 4-bit weights are asked for and the package that makes them is not installed.
     """
     from peft import inject_adapter_in_model
 
+    if settings.base == "nf4":
+        _quantise(model)
     try:
         inject_adapter_in_model(_peft_config(settings), model)
     except ValueError as error:  # peft found nothing of these names
@@ -93,7 +97,10 @@ def without_adapters(model: PreTrainedModel) -> Iterator[None]:
 
 
 def merged(model: PreTrainedModel) -> PreTrainedModel:
-    """A copy without adapters whose weights are W + (α/r)·B·A, added up in float32 at least; the model itself without any."""
+    """A copy without adapters whose weights are W + (α/r)·B·A, added up in float32 at least; the model itself without any.
+
+    W are the weights that the adapters were trained on: of 4-bit ones the numbers that they stand for.
+    """
     if not has_lora(model):
         return model
     plain = copy.deepcopy(model)
@@ -101,10 +108,13 @@ def merged(model: PreTrainedModel) -> PreTrainedModel:
         for name, layer in list(_layers(plain)):
             base = layer.get_base_layer()
             assert isinstance(base, torch.nn.Linear)
-            wide = torch.promote_types(base.weight.dtype, torch.float32)
+            weight = _weight(base)
+            wide = torch.promote_types(weight.dtype, torch.float32)
             a, b = (factor.to(wide) for factor in _factors(layer))
-            base.weight.copy_(base.weight.to(wide) + layer.scaling[NAME] * (b @ a))
-            plain.set_submodule(name, base)
+            whole = torch.nn.Linear(*reversed(weight.shape), bias=base.bias is not None, device="meta")
+            whole.weight = torch.nn.Parameter((weight.to(wide) + layer.scaling[NAME] * (b @ a)).to(weight.dtype))
+            whole.bias = base.bias
+            plain.set_submodule(name, whole)
     return plain.requires_grad_(True)
 
 
@@ -151,6 +161,38 @@ def _layers(model: PreTrainedModel) -> Iterator[tuple[str, LoraLayer]]:
     for name, module in model.named_modules():
         if isinstance(module, LoraLayer):
             yield name, module
+
+
+def _quantise(model: PreTrainedModel) -> None:
+    """Replace every linear layer but the output head by one with 4-bit weights, frozen; in place."""
+    try:
+        from bitsandbytes.nn import Linear4bit, Params4bit
+    except ImportError as error:
+        raise ConfigError(
+            "4-bit weights need the package bitsandbytes",
+            where="model.lora.base",
+            hint="pip install 'corollary[qlora]', or set model.lora.base=as_loaded",
+        ) from error
+    device, dtype, head = model.device, model.dtype, model.get_output_embeddings()
+    for name, layer in list(model.named_modules()):
+        if isinstance(layer, torch.nn.Linear) and layer is not head:
+            small = Linear4bit(
+                layer.in_features, layer.out_features, layer.bias is not None, compute_dtype=dtype, quant_type="nf4", device="meta"
+            )  # fmt: skip
+            weight = Params4bit(layer.weight.detach().cpu(), requires_grad=False, quant_type="nf4")
+            small.weight, small.bias = weight.to(device), layer.bias  # moving it makes the 4 bits
+            model.set_submodule(name, small)
+
+
+def _weight(layer: torch.nn.Linear) -> Tensor:
+    """`[out, in]` the layer's weights as numbers, of 4-bit ones too."""
+    if layer.weight.is_floating_point():
+        return layer.weight
+    from bitsandbytes.functional import dequantize_4bit
+    from bitsandbytes.nn import Params4bit
+
+    assert isinstance(layer.weight, Params4bit)
+    return dequantize_4bit(layer.weight.data, layer.weight.quant_state)
 
 
 def _factors(layer: LoraLayer) -> tuple[Tensor, Tensor]:

@@ -45,6 +45,10 @@ def vowels(completions: Sequence[Any], **_: Any) -> list[float | None]:
     return [None if text == "mmm" else sum(letter in "aeiou" for letter in text) / 4 for text in texts]
 
 
+def brevity(completions: Sequence[Any], **_: Any) -> list[float]:
+    return [1 / (1 + len(c[0]["content"])) for c in completions]
+
+
 def answer_ids(words: Any, text: str) -> tuple[int, ...]:
     ids = tuple(words(text.removesuffix(CUT))["input_ids"])
     return ids[:LONGEST] if text.endswith(CUT) else (*ids, words.eos_token_id)
@@ -83,7 +87,9 @@ def replay(prompts: Sequence[Any], trainer: Any) -> dict[str, Any]:
     return {"prompt_ids": rendered["input_ids"], "completion_ids": [*map(list, answers)], "logprobs": None}
 
 
-def our_steps(folder: Path, questions: Sequence[str] = tuple(ANSWERS)[:2], **settings: Any) -> Iterator[Taken]:
+def our_steps(
+    folder: Path, questions: Sequence[str] = tuple(ANSWERS)[:2], judges: Sequence[Any] = (vowels,), **settings: Any
+) -> Iterator[Taken]:
     """A step of the algorithm, and a second one on the same answers."""
     sizes = {"prompts_per_step": len(questions), "group_size": 4, "max_tokens": LONGEST}
     config = GRPOConfig.model_validate(sizes | {"advantage": {"type": "group_std", "eps": 1e-4}} | settings)
@@ -91,7 +97,7 @@ def our_steps(folder: Path, questions: Sequence[str] = tuple(ANSWERS)[:2], **set
     lent = ours.engines(
         folder / "policy", DataConfig(path=str(path), template="{question}"), config,
         reference=folder / "reference", optimizer=OPTIMIZER, sampler=Replay(theirs.tokenizer(folder / "policy")),
-        reward=Reward([Part.given(vowels, isolated=False)]),
+        reward=Reward([Part.given(judge, isolated=False) for judge in judges]),
     )  # fmt: skip
     yield ours.step(config, lent)
     assert isinstance(lent.trainer, ours.Watched)
@@ -101,14 +107,16 @@ def our_steps(folder: Path, questions: Sequence[str] = tuple(ANSWERS)[:2], **set
     yield ours.taken(lent.trainer, lent.trainer.step(second, config.objective))
 
 
-def their_steps(folder: Path, questions: Sequence[str] = tuple(ANSWERS)[:2], **settings: Any) -> list[Taken]:
+def their_steps(
+    folder: Path, questions: Sequence[str] = tuple(ANSWERS)[:2], judges: Sequence[Any] = (vowels,), **settings: Any
+) -> list[Taken]:
     twice = {
         "per_device_train_batch_size": 4 * len(questions), "num_generations": 4, "max_completion_length": LONGEST,
         "num_iterations": 2, "max_steps": 2, "learning_rate": OPTIMIZER.lr,
     }  # fmt: skip
     trainer = trl.GRPOTrainer(
         theirs.model(folder / "policy"),
-        reward_funcs=vowels,
+        reward_funcs=[*judges],
         args=theirs.arguments(trl.GRPOConfig, folder, **twice | settings),
         train_dataset=theirs.dataset([{"prompt": [{"role": "user", "content": q}]} for q in questions]),
         processing_class=theirs.tokenizer(folder / "policy"),
@@ -125,6 +133,9 @@ CASES: dict[str, tuple[Settings, Settings]] = {
     "grpo": ({}, {}),
     "grpo, temperature": ({"temperature": 0.7}, {"temperature": 0.7}),
     "grpo, batch": ({"scale_rewards": "batch"}, {"advantage": {"type": "batch_std", "of": "rewards", "eps": 1e-4}}),
+    "grpo, two rewards": (
+        {"multi_objective_aggregation": "normalize_then_sum"}, {"advantage": {"type": "gdpo", "eps": 1e-4}}
+    ),
     "grpo, delta": ({"delta": 1.5}, {"loss": {"type": "ppo_clip", "dual_clip": 1.5}}),
     "grpo, beta": ({"beta": 0.04}, {"kl": {"type": "in_loss", "coef": 0.04}}),
     "grpo, beta, the paper's": (
@@ -145,8 +156,9 @@ CASES: dict[str, tuple[Settings, Settings]] = {
 @pytest.mark.parametrize("name", CASES)
 def test_two_steps_are_the_same(name: str, folder: Path, start: dict[str, Tensor]) -> None:
     settings, mine = CASES[name]
-    other = their_steps(folder, **{"loss_type": name.partition(",")[0]} | settings)
-    for number, (a, b) in enumerate(zip(our_steps(folder, **mine), other, strict=True), start=1):
+    judges = (vowels, brevity) if "two rewards" in name else (vowels,)
+    other = their_steps(folder, judges=judges, **{"loss_type": name.partition(",")[0]} | settings)
+    for number, (a, b) in enumerate(zip(our_steps(folder, judges=judges, **mine), other, strict=True), start=1):
         agree(f"{name}, step {number}", a, b, start)
 
 

@@ -179,8 +179,9 @@ def _quantise(model: PreTrainedModel) -> None:
             small = Linear4bit(
                 layer.in_features, layer.out_features, layer.bias is not None, compute_dtype=dtype, quant_type="nf4", device="meta"
             )  # fmt: skip
-            weight = Params4bit(layer.weight.detach().cpu(), requires_grad=False, quant_type="nf4")
-            small.weight, small.bias = weight.to(device), layer.bias  # moving it makes the 4 bits
+            small.weight = Params4bit(layer.weight.detach().cpu(), requires_grad=False, quant_type="nf4")  # type: ignore[call-arg]
+            small.bias = layer.bias
+            small.to(device)  # moving it makes the 4 bits
             model.set_submodule(name, small)
 
 

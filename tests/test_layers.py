@@ -17,7 +17,7 @@ LAYERS = [
     {"engines"},
     {"theory"},
     {"rollout", "evaluate"},
-    {"selection"},
+    {"selection", "envs"},
     {"algorithms"},
     {"run"},
     {"console", "chat", "catalogue"},

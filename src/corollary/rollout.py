@@ -141,4 +141,6 @@ def describe(groups: list[Group], full_mark: float) -> Metrics:
     for name in rollouts_[0].parts:
         values = [value for r in rollouts_ if (value := r.parts[name]) is not None]
         metrics[f"reward/{name}"] = sum(values) / max(1, len(values))
+    for name in sorted({name for r in rollouts_ for name in r.counts}):
+        metrics[f"environment/{name}"] = sum(r.counts.get(name, 0.0) for r in rollouts_) / len(rollouts_)
     return metrics

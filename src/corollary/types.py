@@ -52,7 +52,7 @@ class Completion:
     token_ids: tuple[int, ...]  # end-of-sequence included where it was sampled
     logprobs: tuple[float, ...]  # nats, one per token, under `sampling`; 0 where it was not sampled
     text: str  # decoded, without special tokens and stop string; of the last turn where there are several
-    truncated: bool  # stopped by a limit of tokens or turns, not by itself nor by its environment
+    truncated: bool  # stopped by a limit of tokens or turns, not by itself nor by its environment's own end
     version: int  # of the weights that sampled it
     sampling: Sampling
     sampled: tuple[
@@ -76,6 +76,8 @@ class Rollout:
     reward: float | None  # weighted sum; None: could not be judged, left out of its group
     parts: Mapping[str, float | None] = field(default_factory=dict)  # each reward by its name, unweighted
     faults: tuple[str, ...] = ()  # what failed in judging it and was masked, a line each
+    turn_rewards: tuple[float, ...] = ()  # what each turn earned, where an environment gave it
+    counts: Mapping[str, float] = field(default_factory=dict)  # what an environment counted in it, for the log
 
 
 Group = list[Rollout]  # the G answers to one prompt

@@ -113,6 +113,23 @@ def equation(text: str) -> Equation | None:
     return Equation(value, result) if operations else None
 
 
+def calculated(expression: str) -> Fraction:
+    """The value of numbers, + - * / (or x × ÷) and brackets.
+
+    Raises:
+        ValueError: it is nothing like that, or divides by zero.
+
+    >>> calculated("(3 + 5) × 2"), calculated("1/3")
+    (Fraction(16, 1), Fraction(1, 3))
+    """
+    try:
+        return _Reader(expression.strip() if len(expression) <= _LINE else "").whole()[0]
+    except _Unreadable:
+        raise ValueError(f"not an expression of numbers, + - * / and brackets: {expression[:60]!r}") from None
+    except ZeroDivisionError:
+        raise ValueError("division by zero") from None
+
+
 def boxed(text: str) -> str | None:
     r"""What stands in the last `\boxed{…}`, its braces matched; None where there is none or it does not close.
 

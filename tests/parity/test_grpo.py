@@ -15,6 +15,7 @@ import pytest
 from torch import Tensor
 
 from corollary.algorithms.grpo import GRPOConfig
+from corollary.data.collate import token_batch
 from corollary.data.sources import DataConfig
 from corollary.engines.base import Trainer
 from corollary.engines.trainer import EmbeddedScorer, TrainerConfig
@@ -56,21 +57,25 @@ def answer_ids(words: Any, text: str) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class Replay:
-    """A sampler whose answers are given."""
+    """A sampler whose answers are given; their log-probabilities are those of the model in `folder`."""
 
-    words: Any
+    folder: Path
 
     def generate(
-        self, prompts: Sequence[Prompt], group_size: int, sampling: Sampling, *, names: Iterable[str | int], **_: object
+        self, prompts: Sequence[Prompt], group_size: int, sampling: Sampling, *, names: Iterable[str | int]
     ) -> list[list[Completion]]:
-        return [[self.said(text, sampling) for text in ANSWERS[p.columns["question"]]] for p in prompts]
+        policy = load_model(str(self.folder))
+        scorer = EmbeddedScorer(policy.model, TrainerConfig())
 
-    def said(self, text: str, sampling: Sampling) -> Completion:
-        ids = answer_ids(self.words, text)
-        return Completion(
-            token_ids=ids, logprobs=(0.0,) * len(ids), text=self.words.decode(ids, skip_special_tokens=True),
-            truncated=text.endswith(CUT), version=0, sampling=sampling,
-        )  # fmt: skip
+        def said(prompt: Prompt, text: str) -> Completion:
+            ids = answer_ids(policy.tokenizer, text)
+            logprobs = scorer.logprobs(token_batch([prompt], [ids]))[0]
+            return Completion(
+                token_ids=ids, logprobs=tuple(logprobs.tolist()), text=policy.decode(ids),
+                truncated=text.endswith(CUT), version=0, sampling=sampling,
+            )  # fmt: skip
+
+        return [[said(prompt, text) for text in ANSWERS[prompt.columns["question"]]] for prompt in prompts]
 
     def sync(self, trainer: Trainer) -> None: ...
 
@@ -96,7 +101,7 @@ def our_steps(
     path = ours.rows_file(folder / "rows.jsonl", [{"question": q} for q in questions])
     lent = ours.engines(
         folder / "policy", DataConfig(path=str(path), template="{question}"), config,
-        reference=folder / "reference", optimizer=OPTIMIZER, sampler=Replay(theirs.tokenizer(folder / "policy")),
+        reference=folder / "reference", optimizer=OPTIMIZER, sampler=Replay(folder / "policy"),
         reward=Reward([Part.given(judge, isolated=False) for judge in judges]),
     )  # fmt: skip
     yield ours.step(config, lent)
@@ -226,3 +231,35 @@ def test_bnpo_depends_on_how_it_is_split_and_nothing_of_ours_does(folder: Path, 
     mine = next(our_steps(folder, average="token_mean"))
     agree("dapo, split", mine, their_steps(folder, loss_type="dapo", **split)[0], start)
     assert residual(mine, their_steps(folder, loss_type="bnpo", **split)[0], start).gradient > 1e-2
+
+
+class ReplayedRLOO(trl.RLOOTrainer):
+    """TRL's RLOO has no `rollout_func`, so its generation is given the answers."""
+
+    def _generate_single_turn(self, prompt_ids: Sequence[Sequence[int]], *_: Any) -> list[list[int]]:
+        asked = [next(q for q in ANSWERS if q in self.processing_class.decode(ids)) for ids in prompt_ids]
+        prompts = [[{"role": "user", "content": question}] for question in asked]
+        return replay(prompts, self)["completion_ids"]
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.05])
+def test_rloo_s_first_step_has_the_same_gradient(beta: float, folder: Path, start: dict[str, Tensor]) -> None:
+    """Its value is another: theirs is of the ratio of whole answers, which is 1, ours of logπ."""
+    kl = {"kl": {"type": "in_reward", "coef": beta}} if beta else {}
+    settings = {"advantage": "leave_one_out", "loss": "reinforce", "average": "sequence_sum"} | kl
+    questions = tuple(ANSWERS)[:2]
+    arguments = theirs.arguments(
+        trl.RLOOConfig, folder, per_device_train_batch_size=8, num_generations=4, max_completion_length=LONGEST, beta=beta,
+        learning_rate=OPTIMIZER.lr,
+    )  # fmt: skip
+    trainer = ReplayedRLOO(
+        theirs.model(folder / "policy"),
+        reward_funcs=vowels,
+        args=arguments,
+        train_dataset=theirs.dataset([{"prompt": [{"role": "user", "content": q}]} for q in questions]),
+        processing_class=theirs.tokenizer(folder / "policy"),
+    )
+    if trainer.ref_model is not None:
+        trainer.ref_model.load_state_dict(theirs.model(folder / "reference").state_dict())
+    mine, other = next(our_steps(folder, **settings)), theirs.step(trainer)
+    agree(f"RLOO, beta {beta}", replace(mine, loss=other.loss), other, start)

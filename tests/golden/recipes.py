@@ -29,6 +29,7 @@ VOWELS = 'rewards: [{{type: "{folder}/vowels.py:vowels"}}]\n'
 
 RECIPES = {
     "sft": "algorithm: {{type: sft, examples_per_step: 3}}",
+    "sft-conversations": "algorithm: {{type: sft, examples_per_step: 3, loss: dft}}",
     "dpo": "algorithm: {{type: preference, pairs_per_step: 3}}",
     "dpo-lora": "algorithm: {{type: preference, pairs_per_step: 3}}",
     "distill": "algorithm: {{type: distill, teacher: {folder}/teacher, answers: {{type: student, max_tokens: 8}}}}",
@@ -39,7 +40,10 @@ RECIPES = {
 }
 """name → YAML, in braces what `written` fills in; every recipe has 6 steps and is given SHARED"""
 
-OVERRIDES = {"dpo-lora": ("model.lora.rank=2",)}
+OVERRIDES = {
+    "dpo-lora": ("model.lora.rank=2",),
+    "sft-conversations": ("data.template=null", "data.messages=messages"),
+}
 """name → settings other than those of SHARED"""
 
 
@@ -64,7 +68,10 @@ def row(i: int) -> dict[str, object]:
         "chosen": answer,
         "rejected": f"{answer}0",
         "desirable": i % 2 == 0,
-        "messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}],
+        "messages": [
+            {"role": role, "content": content}
+            for role, content in (("user", question), ("assistant", answer), ("user", "Sure?"), ("assistant", "Yes."))
+        ],
     }
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -98,3 +101,22 @@ def test_memory_counts_and_is_enough_where_it_is_asked_for():
     for sandbox in ("bubblewrap", "unsafe_subprocess"):
         assert needed(sandbox, seconds=5, memory_mib=256).judge(program, exam).passed
         assert not needed(sandbox, memory_mib=64).judge(program, exam).passed
+
+
+@pytest.mark.parametrize("sandbox", ["monty", "bubblewrap"])
+def test_a_judge_that_is_killed_takes_its_processes_along(sandbox, orphans):
+    needed(sandbox)
+    before = children()
+    code = f"""
+from corollary.rewards.sandbox import Exam, Limits, sandbox
+box = sandbox("{sandbox}", Limits(seconds=20))
+print("ready", flush=True)
+box.judge("def f(x):\\n    while True: pass", Exam(entry_point="f", tests=("f(1)",)))
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, start_new_session=True) as judge:
+        assert judge.stdout is not None
+        assert judge.stdout.readline() == b"ready\n"
+        time.sleep(0.5)  # until it spins
+        assert judge.poll() is None
+        os.killpg(judge.pid, signal.SIGKILL)  # as the pool of workers does
+    assert dead_by(time.monotonic() + 1.0, before)

@@ -36,6 +36,10 @@ RECIPES = {
     "distill-top-k": "algorithm: {{type: distill, teacher: {folder}/teacher, answers: data, objective: {{type: divergence, loss: jsd_top_k}}}}",
     "grpo-curriculum-and-replay": VOWELS
     + "algorithm: {{type: grpo, prompts_per_step: 2, group_size: 4, max_tokens: 8, curriculum: {{type: pass_rate, high: 0.5}}, replay: informative}}",
+    "ppo": VOWELS
+    + "algorithm: {{type: ppo, prompts_per_step: 2, group_size: 4, max_tokens: 8, epochs: 2, critic: {{type: own, warmup: 2, optimizer: {{lr: 1.0e-2}}}}}}",
+    "ppo-shared": VOWELS
+    + "algorithm: {{type: ppo, prompts_per_step: 2, group_size: 4, max_tokens: 8, minibatches: 2, critic: shared, truncated: bootstrap}}",
     "grpo": VOWELS + "algorithm: {{type: grpo, prompts_per_step: 2, group_size: 4, max_tokens: 8, kl: in_loss}}",
 }
 """name → YAML, in braces what `written` fills in; every recipe has 6 steps and is given SHARED"""
@@ -83,6 +87,6 @@ def recipe(name: str, folder: Path, run: str) -> Recipe:
 
 
 def curve(run: Path) -> list[float]:
-    """The loss and the gradient's norm of each step, one after the other."""
+    """The losses and the gradient's norm of each step, one after the other."""
     steps = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [step[name] for step in steps for name in ("loss", "grad_norm")]
+    return [step[name] for step in steps for name in ("loss", "grad_norm", "critic/loss") if name in step]

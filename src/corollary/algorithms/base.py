@@ -127,6 +127,11 @@ class Algorithm(Config):
         return int(dict(self).get("max_tokens", 0))
 
     @property
+    def updates_per_step(self) -> int:
+        """Optimizer steps of one step at most: the learning rate's schedule counts them."""
+        return 1
+
+    @property
     def needs_reference(self) -> bool:
         """Whether a frozen copy of the starting model is kept."""
         return False

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from corollary.algorithms.base import Algorithm, Engines
 from corollary.config import Config, Variant
-from corollary.data.collate import policy_batch, sampled
+from corollary.data.collate import parts, policy_batch, sampled
 from corollary.engines.base import Sampler, Scorer, Trainer
 from corollary.losses.bind import values
 from corollary.losses.policy import (
@@ -44,7 +44,7 @@ from corollary.ops.advantage import (
     overlong_penalty,
 )
 from corollary.ops.kl import k3
-from corollary.ops.reduce import Average, Constant, SequenceMean, SequenceSum, TokenMean, segment_mean, token_weights
+from corollary.ops.reduce import Average, Constant, SequenceMean, SequenceSum, TokenMean, segment_mean
 from corollary.rollout import Player, describe, group_rewards, rollouts
 from corollary.selection import (
     Curriculum,
@@ -127,6 +127,10 @@ class GRPOConfig(Algorithm):
     def objective(self) -> PolicyObjective:
         """The whole loss."""
         return PolicyObjective(surrogate=self.loss, correction=self.correction, kl=self.kl)
+
+    @property
+    def updates_per_step(self) -> int:
+        return self.minibatches
 
     @property
     def trains_with_reference(self) -> bool:
@@ -261,18 +265,14 @@ def minibatches(config: GRPOConfig, batch: PolicyBatch, trainer: Trainer) -> lis
     """
     if config.minibatches > 1 and batch.old_logprobs is None:
         batch = replace(batch, old_logprobs=trainer.logprobs(batch))
-    parts = []
-    for rows in torch.arange(len(batch.lengths)).tensor_split(config.minibatches):
-        part = batch.take(rows)
-        if not (part.weights != 0).any():
-            continue
-        part = replace(part, weights=token_weights(part.weights != 0, config.average))
-        taught = (part.weights != 0).any(1)
+    found = []
+    for part in parts(batch, config.minibatches, config.average):
+        taught = part.trained.any(1)
         if not isinstance(config.kl, KLInLoss) and silent(config.loss):
             taught &= (part.advantages != 0).any(1)
         if taught.any():
-            parts.append(part.take(taught.nonzero()[:, 0]))
-    return parts
+            found.append(part.take(taught.nonzero()[:, 0]))
+    return found
 
 
 def mean(steps_: list[Metrics]) -> Metrics:

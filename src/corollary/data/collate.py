@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, replace
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -11,6 +13,8 @@ from corollary.config import Variant
 from corollary.errors import DataError
 from corollary.ops.reduce import PairMean, TokenMean, token_weights
 from corollary.types import Completion, Group, PolicyBatch, PreferenceBatch, Prompt, TokenBatch
+
+B = TypeVar("B", bound=TokenBatch)
 
 
 def pad(rows: Sequence[Sequence[float]], dtype: torch.dtype) -> Tensor:
@@ -97,6 +101,38 @@ def preference_batch(
         weights=token_weights(trained, PairMean()),
         mean_chosen_length=lengths[0::2].double().mean(),
     )
+
+
+def as_kind(kind: type[B], batch: TokenBatch, **more: Any) -> B:
+    """The batch as one of another kind: the fields that the two share, and `more`."""
+    own = {f.name for f in fields(batch)}
+    return kind(**{f.name: getattr(batch, f.name) for f in fields(kind) if f.name in own} | more)
+
+
+def ended(batch: TokenBatch) -> TokenBatch:
+    """The same sequences with one more token behind each, which alone is trained, every one alike.
+
+    The state before that token is the one after the whole answer; the token itself is never read.
+    """
+    lengths = batch.lengths + 1
+    targets = torch.nn.functional.pad(batch.targets, (0, 1))
+    last = torch.arange(targets.shape[1]) == lengths[:, None] - 1
+    return TokenBatch(
+        prompts=batch.prompts,
+        prompt_of=batch.prompt_of,
+        targets=targets,
+        lengths=lengths,
+        weights=token_weights(last, TokenMean()),
+        temperature=batch.temperature,
+    )
+
+
+def parts(batch: B, number: int, average: Variant) -> Iterator[B]:
+    """The batch in `number` parts, each weighed as a step of its own; without those that train nothing."""
+    for rows in torch.arange(len(batch.lengths)).tensor_split(number):
+        part = batch.take(rows)
+        if part.trained.any():
+            yield replace(part, weights=token_weights(part.trained, average))
 
 
 def policy_batch(

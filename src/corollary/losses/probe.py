@@ -16,7 +16,7 @@ from corollary.config import Variant
 from corollary.custom import is_reference, said
 from corollary.losses.bind import Blame, Bound, blamer, token_inputs, values
 from corollary.ops.reduce import PairMean, TokenMean, token_weights, weighted_sum
-from corollary.types import PolicyBatch, PreferenceBatch, TokenBatch
+from corollary.types import PolicyBatch, PreferenceBatch, TokenBatch, ValueBatch
 
 _LENGTHS = (5, 3, 4, 1)
 
@@ -40,6 +40,8 @@ def made_up(kind: type[TokenBatch]) -> tuple[Tensor, Any]:
         more["advantages"] = torch.tensor([1.0, -1.0, 0.5, -0.5])[:, None].expand(rows, width)
     elif kind is PreferenceBatch:
         more = {"ref_logprobs": logprobs + 0.2 * (numbers(rows, width) - 0.5), "mean_chosen_length": torch.tensor(4.5)}
+    elif kind is ValueBatch:
+        more = {"returns": numbers(rows, width), "old_values": numbers(rows, width)}
     batch = kind(
         prompts=((1, 2), (1,)), prompt_of=torch.tensor([0, 0, 1, 1]), targets=torch.ones(rows, width, dtype=torch.long),
         lengths=lengths, weights=token_weights(trained, average).float(), **more,

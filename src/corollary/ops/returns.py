@@ -346,7 +346,7 @@ def reinforce_plus_plus(
                 f"a group's mean needs rewards [P, G] of {len(trained)} answers, got {tuple(rewards.shape)}"
             )
         rewards = rewards - rewards.nanmean(-1, keepdim=True)
-    rewards = _per_token(rewards, trained)
+    rewards = at_last_token(rewards, trained)
     counted = trained & ~(rewards.isnan() & trained).any(1, keepdim=True)
     returns = kl_penalised_returns(rewards, logprobs, ref_logprobs, counted, beta=beta, gamma=gamma)
     return whiten(returns, counted, ddof=ddof, eps=0.0, floor=floor)
@@ -388,11 +388,15 @@ def kl_penalised_returns(
     tensor([[0.7500, 1.0000]])
     """
     penalty = beta * k1(logprobs, ref_logprobs).detach()
-    return reward_to_go(_per_token(rewards, trained).to(penalty) - penalty, trained, gamma=gamma)
+    return reward_to_go(at_last_token(rewards, trained).to(penalty) - penalty, trained, gamma=gamma)
 
 
-def _per_token(rewards: Tensor, trained: Tensor) -> Tensor:
-    """`[B, T]`: an answer's reward stands at its last trained token; what is per token already stays."""
+def at_last_token(rewards: Tensor, trained: Tensor) -> Tensor:
+    """`[B, T]`: an answer's reward stands at its last trained token; what is per token already stays.
+
+    >>> at_last_token(torch.tensor([2.0]), torch.tensor([[True, False, True, False]]))
+    tensor([[0., 0., 2., 0.]])
+    """
     if rewards.shape == trained.shape:
         return rewards
     last = trained & (trained.flip(1).cumsum(1).flip(1) == 1)

@@ -100,7 +100,7 @@ def build(recipe: Recipe, record: Record, console: Console, saved: Checkpoint | 
     _fits(recipe, model, prompts, held_out)
     reference = _reference(recipe, model)  # before a checkpoint's weights come into the model
     critic = _critic(recipe, model, announce)
-    trainer = EmbeddedTrainer(model.model, recipe.trainer, recipe.optimizer, total_steps=recipe.run.steps)
+    trainer = EmbeddedTrainer(model.model, recipe.trainer, recipe.optimizer, total_steps=recipe.updates)
     loader = PromptLoader(prompts, batch_size=recipe.algorithm.batch_size, seed=recipe.run.seed)
     if saved:
         trainer.load_state_dict(saved.tensors)
@@ -266,7 +266,7 @@ def _critic(recipe: Recipe, model: LoadedModel, announce: Announce) -> EmbeddedT
     started = _other(recipe, settings.model, model, announce).model if settings.model else copy.deepcopy(model.model)
     if recipe.model.lora and not has_lora(started):
         with_lora(started, recipe.model.lora, seed=recipe.run.seed)
-    return EmbeddedTrainer(with_scalar_head(started), recipe.trainer, settings.optimizer, total_steps=recipe.run.steps)
+    return EmbeddedTrainer(with_scalar_head(started), recipe.trainer, settings.optimizer, total_steps=recipe.updates)
 
 
 def _teacher(recipe: Recipe, model: LoadedModel, announce: Announce) -> EmbeddedScorer | None:

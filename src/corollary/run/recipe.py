@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from corollary.algorithms.base import Algorithm
 from corollary.algorithms.distill import DistillConfig
 from corollary.algorithms.grpo import GRPOConfig
+from corollary.algorithms.ppo import PPOConfig
 from corollary.algorithms.preference import PreferenceConfig
 from corollary.algorithms.sft import SFTConfig
 from corollary.config import Config, one_of_classes
@@ -24,7 +25,7 @@ from corollary.run.loggers import LoggerName
 if TYPE_CHECKING:
     AnyAlgorithm = Algorithm
 else:
-    AnyAlgorithm = one_of_classes([GRPOConfig, SFTConfig, PreferenceConfig, DistillConfig], Algorithm)
+    AnyAlgorithm = one_of_classes([GRPOConfig, PPOConfig, SFTConfig, PreferenceConfig, DistillConfig], Algorithm)
 
 PRESETS = Path(__file__).parents[1] / "configs"
 
@@ -135,6 +136,11 @@ class Recipe(Config):
         if self.rewards and not self.algorithm.uses_rewards:
             raise ValueError(f"rewards: algorithm {name} uses none; remove them or choose another algorithm")
         return self
+
+    @property
+    def updates(self) -> int:
+        """Optimizer steps of the whole run at most: the length of the learning rate's schedule."""
+        return self.run.steps * self.algorithm.updates_per_step
 
     @property
     def folder(self) -> Path:

@@ -224,6 +224,17 @@ def test_a_run_on_conversations_lowers_their_held_out_likelihood_and_says_so_in_
     assert (run / "report.html").exists()
 
 
+def test_worked_answers_are_measured_by_their_likelihood_and_by_what_is_answered(folder: Path) -> None:
+    (folder / "worked.yaml").write_text(
+        "defaults: run.yaml\nrewards: []\nrun: {name: worked}\nevaluation: {judge: hash, samples: 0}\n"
+        'algorithm: {type: sft, examples_per_step: 3, answer: "So\\n#### {answer}", held_out_answer: "${algorithm.answer}"}\n'
+    )
+    run = train(recipes.recipe(folder / "worked.yaml"), recipes.Quiet())
+    change = json.loads((run / "evaluation.json").read_text())["difference"]
+    assert set(change) == {"nll", "greedy/strict", "greedy/lenient"}
+    assert change["nll"]["high"] < 0
+
+
 def test_a_conversation_longer_than_the_model_knows_is_one_line(folder: Path) -> None:
     long = talk(1)
     long["talk"][1]["content"] = "x" * 200  # type: ignore[index]

@@ -10,6 +10,7 @@ import pytest
 
 from corollary.data import word_problems as wp
 from corollary.data.near_duplicates import SIMILAR, _grams, names, skeleton
+from corollary.data.published import rows_of, to_jsonl
 from corollary.data.word_problems import (
     Problem,
     fewest_operations,
@@ -18,7 +19,6 @@ from corollary.data.word_problems import (
     pairs,
     sound,
     tidy,
-    to_jsonl,
     value_of,
 )
 from models.small import fetched
@@ -72,7 +72,7 @@ def test_asdiv_rows_without_one_number_for_an_answer_are_left_out() -> None:
 
 def test_gsm8k_answers_stand_behind_four_hashes() -> None:
     (made,) = wp.gsm8k([{"question": "Q  1?", "answer": "a = <<1+1=2>>2\n#### 2,000", "idx": 4}], "test")
-    assert (made.id, made.answer, made.solution) == ("gsm8k/test/4", "2000", "a = <<1+1=2>>2")
+    assert (made.id, made.answer, made.solution) == ("gsm8k/test/4", "2000", "a = 2")
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_rows_survive_being_written(tmp_path: Path) -> None:
     odd = problem("Wie viele Äpfel\u2028hat “Jo”?", "2.5")
     path = tmp_path / "rows.jsonl"
     path.write_bytes(to_jsonl([odd, odd]))
-    assert [r["question"] for r in wp.rows_of(path)] == [odd.question] * 2
+    assert [r["question"] for r in rows_of(path)] == [odd.question] * 2
 
 
 def test_small_problems_are_of_one_operation_on_whole_numbers_up_to_fifty() -> None:

@@ -1,4 +1,4 @@
-"""Arithmetic word problems from four public sets, brought to one shape, and a split that no near-duplicate crosses.
+"""Arithmetic problems from six public sets, brought to one shape, and a split that no near-duplicate crosses.
 
 Each row: `id`, `question`, `answer` (a decimal number as text: "7", "2.5"), `type` (the source's own name for the kind), `operations`
 (how many arithmetic operations it takes; null where unknown), `equation` (the source's; "" where it gives none), `solution` (worked,
@@ -10,27 +10,23 @@ question that give the answer, 1 or 2, else null: found by search, so a lower bo
 
 Sources: Patel et al. 2021 (SVAMP), https://arxiv.org/abs/2103.07191; Koncel-Kedziorski et al. 2016 (MAWPS),
 https://aclanthology.org/N16-1136; Miao et al. 2020 (ASDiv), https://aclanthology.org/2020.acl-main.92; Cobbe et al. 2021 (GSM8K),
-https://arxiv.org/abs/2110.14168.
+https://arxiv.org/abs/2110.14168; Gao et al. 2022 (GSM-Hard), https://arxiv.org/abs/2211.10435.
 """
 
 from __future__ import annotations
 
 import ast
 import hashlib
-import json
 import operator
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from decimal import Decimal
 from fractions import Fraction
 from itertools import permutations
-from pathlib import Path
-from typing import Any
 
 from corollary.data.near_duplicates import clusters, side
-
-Row = Mapping[str, Any]
+from corollary.data.published import Row
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,7 +200,12 @@ def asdiv(rows: Iterable[Row]) -> Iterator[Problem]:
 
 
 def gsm8k(rows: Iterable[Row], part: str) -> Iterator[Problem]:
-    """GSM8K, `part` train or test: `question`, `answer` (worked, the number behind `####`), `idx`."""
+    """GSM8K, `part` train or test: `question`, `answer` (worked, the number behind `####`), `idx`.
+
+    >>> [problem] = gsm8k([{"question": "How much is 48/2?", "answer": "It is 48/2=<<48/2=24>>24.\\n#### 24", "idx": 0}], "test")
+    >>> problem.solution, problem.answer
+    ('It is 48/2=24.', '24')
+    """
     for row in rows:
         solution, _, answer = row["answer"].rpartition("####")
         yield Problem(
@@ -213,8 +214,37 @@ def gsm8k(rows: Iterable[Row], part: str) -> Iterator[Problem]:
             answer=number(answer.strip()),
             type="grade-school",
             operations=None,
-            solution=solution.strip(),
+            solution=re.sub(r"<<[^<>]*>>", "", solution).strip(),  # its calculator's annotations
             source="gsm8k",
+        )
+
+
+def gsm_hard(rows: Iterable[Row]) -> Iterator[Problem]:
+    """GSM8K's test questions with one number made large: `input`, `target`, `idx`; its answers were computed and not looked at."""
+    for row in rows:
+        yield Problem(
+            id=f"gsm-hard/{row['idx']}",
+            question=tidy(row["input"]),
+            answer=number(row["target"]),
+            type="large-numbers",
+            operations=None,
+            source="gsm-hard",
+        )
+
+
+def arithmetic(rows: Iterable[Row]) -> Iterator[Problem]:
+    """Bare expressions, `4 * 8 =`: a row per answer to choose from, and the whole twice over; `doc` has `question`, `choices`, `gold`."""
+    for doc in {row["doc"]["id"]: row["doc"] for row in rows}.values():
+        expression = doc["question"].removesuffix("=").strip()
+        plain = re.fullmatch(r"[\d.()+*/\s-]+", expression)
+        yield Problem(
+            id=f"arithmetic/{doc['id']}",
+            question=f"{expression} =",
+            answer=number(doc["choices"][doc["gold"]]),
+            type="arithmetic",
+            operations=len(re.findall(r" [-+*/] ", expression)) if plain else None,
+            equation=expression if plain else "",
+            source="arithmetic",
         )
 
 
@@ -244,6 +274,11 @@ def word_problems(problems: Iterable[Problem], part: str) -> Iterator[Problem]:
             if part == "train" or skeleton not in seen:
                 yield ordered[index]
             seen.add(skeleton)
+
+
+def side_of(svamp_rows: Iterable[Row], mawps_rows: Iterable[Row], part: str) -> Iterator[Problem]:
+    """One side of SVAMP and MAWPS together."""
+    return word_problems([*svamp(svamp_rows), *mawps(mawps_rows)], part)
 
 
 SMALL = 50  # the largest number of a small problem, in its question and as its answer
@@ -283,6 +318,18 @@ class Pair(Problem):
     rejected: str  # "15 + 6 = 21"
 
 
+def small_side_of(svamp_rows: Iterable[Row], mawps_rows: Iterable[Row], part: str) -> Iterator[Problem]:
+    """The small problems of one side; of train, also those `worked`, which are certain of their equation, and these as `pairs`."""
+    problems = small(side_of(svamp_rows, mawps_rows, "test" if part == "test" else "train"))
+    match part:
+        case "worked":
+            return (problem for problem in problems if problem.equation)
+        case "pairs":
+            return pairs(problems)
+        case _:
+            return problems
+
+
 def pairs(problems: Iterable[Problem]) -> Iterator[Pair]:
     """Small problems with their equation as the chosen answer, and another operation on its numbers as the rejected one.
 
@@ -305,13 +352,3 @@ def pairs(problems: Iterable[Problem]) -> Iterator[Pair]:
             rejected = fit[hashlib.sha256(problem.id.encode()).digest()[0] % len(fit)]
             chosen = f"{problem.equation} = {problem.answer}"
             yield Pair(**asdict(problem), chosen=chosen, rejected=f"{rejected} = {values[rejected]}")
-
-
-def rows_of(path: Path) -> list[Row]:
-    """The objects of a JSON Lines file; decimals stay decimals."""
-    return [json.loads(line, parse_float=Decimal) for line in path.read_bytes().splitlines()]
-
-
-def to_jsonl(problems: Iterable[Problem]) -> bytes:
-    """One JSON object a line, in UTF-8."""
-    return "".join(json.dumps(asdict(p), ensure_ascii=False) + "\n" for p in problems).encode()

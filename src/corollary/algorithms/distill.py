@@ -10,7 +10,7 @@ Page: docs/algorithms/distill.md
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import torch
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from corollary.algorithms.base import Algorithm, Engines
 from corollary.config import Config, Variant, by_name, choice, variant
-from corollary.data.collate import filled, policy_batch, token_batch
+from corollary.data.collate import as_kind, filled, policy_batch, token_batch
 from corollary.declare import entries
 from corollary.engines.base import Sampler, Teacher, Trainer
 from corollary.losses.bind import DISTILLATION, Bound
@@ -191,12 +191,11 @@ def compared(objective: Divergence, batch: TokenBatch, teacher: Teacher) -> tupl
     The whole vocabulary goes as the teacher's hidden states, whose logits the trainer forms for a few tokens at a time; the k
     likeliest tokens go as they are.
     """
-    shared = {f.name: getattr(batch, f.name) for f in fields(TokenBatch)}
     states, head, bound = teacher.states(batch), teacher.head(), Bound(objective.loss)
     if "teacher_logits" in bound.needs:
-        return DistillBatch(**shared, teacher_hidden=states), Taught(bound, head)
+        return as_kind(DistillBatch, batch, teacher_hidden=states), Taught(bound, head)
     logprobs, ids = top_k(states, head, objective.top_k, batch.temperature)
-    return DistillBatch(**shared, teacher_logprobs=logprobs, teacher_ids=ids), Taught(bound, head)
+    return as_kind(DistillBatch, batch, teacher_logprobs=logprobs, teacher_ids=ids), Taught(bound, head)
 
 
 @torch.no_grad()

@@ -31,6 +31,11 @@ RECIPES = {
     "sft": "algorithm: {{type: sft, examples_per_step: 3}}",
     "sft-conversations": "algorithm: {{type: sft, examples_per_step: 3, loss: dft}}",
     "dpo": "algorithm: {{type: preference, pairs_per_step: 3}}",
+    "dpo-several": "algorithm: {{type: preference, pairs_per_step: 3, rejected: '{{wrong}}', sft: {{weight: 0.5, average: token_mean}}}}",
+    "dpo-online": VOWELS
+    + "algorithm: {{type: online_preference, prompts_per_step: 2, group_size: 4, pairs_per_prompt: 2, max_tokens: 8}}",
+    "kto": "algorithm: {{type: unpaired, examples_per_step: 3}}",
+    "bco": "algorithm: {{type: unpaired, examples_per_step: 3, loss: bco}}",
     "dpo-lora": "algorithm: {{type: preference, pairs_per_step: 3}}",
     "distill": "algorithm: {{type: distill, teacher: {folder}/teacher, answers: {{type: student, max_tokens: 8}}}}",
     "distill-top-k": "algorithm: {{type: distill, teacher: {folder}/teacher, answers: data, objective: {{type: divergence, loss: jsd_top_k}}}}",
@@ -71,6 +76,7 @@ def row(i: int) -> dict[str, object]:
         "answer": answer,
         "chosen": answer,
         "rejected": f"{answer}0",
+        "wrong": [f"{answer}0", f"{answer}{i}", answer][: 1 + i],
         "desirable": i % 2 == 0,
         "messages": [
             {"role": role, "content": content}

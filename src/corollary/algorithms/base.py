@@ -167,6 +167,14 @@ class Algorithm(Config):
             UserCodeError: one breaks the contract.
         """
 
+    def refusal(self, prompt: Prompt, encode: Callable[[str], list[int]]) -> str:
+        """Why an example is left out, such as "ties"; empty: it is trained on. Asked of every example before the first step.
+
+        Raises:
+            DataError: the example lacks what the algorithm learns from.
+        """
+        return ""
+
     def measured(self, engines: Engines, held_out: Sequence[Prompt]) -> Sequence[Metrics]:
         """What can be said of each held-out example without sampling, such as 1 where a pair is told apart; () : nothing.
 

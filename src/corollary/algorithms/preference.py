@@ -2,28 +2,35 @@
 
     (prompt, chosen, rejected) → log-probabilities under policy and reference → a loss on each pair → new weights
 
-DPO and its relatives are values of `loss`.
-Source: Rafailov et al. 2023, https://arxiv.org/abs/2305.18290.
+DPO and its relatives are values of `loss`. The pairs come from data, or are the model's own answers, sampled and judged on the way.
+Sources: Rafailov et al. 2023, https://arxiv.org/abs/2305.18290; Guo et al. 2024 (online), https://arxiv.org/abs/2402.04792.
+Page: docs/algorithms/preference.md
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
 from corollary.algorithms.base import Algorithm, Engines
-from corollary.config import Variant, choice, variant
-from corollary.data.collate import filled, preference_batch
+from corollary.config import Config, Variant, choice, variant
+from corollary.data.collate import as_kind, preference_batch
+from corollary.data.pairs import Encode, Pair, PairRows, apart, from_rollouts
 from corollary.declare import entries
-from corollary.engines.base import Scorer, Trainer
+from corollary.engines.base import Sampler, Scorer, Trainer
+from corollary.engines.remembered import remembered
 from corollary.losses.bind import PREFERENCE, Bound, blind, pair_inputs, where_trained
+from corollary.losses.pairs import per_token
 from corollary.losses.preference import dpo
-from corollary.losses.probe import probe
-from corollary.types import PreferenceBatch, Prompt, Step, Terms
+from corollary.losses.probe import probe, probe_average
+from corollary.ops.reduce import Average, SequenceMean, token_weights
+from corollary.rollout import Player, describe, rollouts
+from corollary.types import Metrics, PreferenceBatch, Prompt, Sampling, Step, Terms
 
 if TYPE_CHECKING:
     PairLoss = Variant
@@ -31,22 +38,22 @@ else:
     PairLoss = choice([entry.variant for entry in entries("preference")], PREFERENCE)
 
 
-class PreferenceConfig(Algorithm):
-    """All that a run on preference pairs may vary."""
+class SFTTerm(Config):
+    """The chosen answers' negative log-likelihood, beside the loss of the pairs."""
 
-    type: Literal["preference"] = "preference"
-    pairs_per_step: int = Field(default=16, ge=1)
-    """pairs of one optimizer step"""
-    chosen: str = "{chosen}"
-    """the better answer, made of columns of the data set"""
-    rejected: str = "{rejected}"
-    """the worse answer, likewise"""
+    weight: float = Field(default=1.0, gt=0)
+    """what it counts"""
+    average: Average = SequenceMean()
+    """of the term over the step's chosen answers; the loss of the pairs has its own"""
+
+
+class OnPairs(Algorithm):
+    """What algorithms on pairs have in common."""
+
     loss: PairLoss = variant(dpo)()  # type: ignore[call-arg]
     """what a pair costs"""
-
-    @property
-    def batch_size(self) -> int:
-        return self.pairs_per_step
+    sft: SFTTerm | None = None
+    """the chosen answers' likelihood as a second term; null: none but the loss's own"""
 
     @property
     def needs_reference(self) -> bool:
@@ -55,46 +62,167 @@ class PreferenceConfig(Algorithm):
 
     def probe(self) -> None:
         probe(self.loss, PreferenceBatch)
+        if self.sft:
+            probe_average(self.sft.average)
+
+    @property
+    def objective(self) -> Described:
+        """The whole loss."""
+        return Described(Bound(self.loss), self.sft.weight if self.sft else 0.0)
+
+
+class PreferenceConfig(PairRows, OnPairs):
+    """All that a run on preference pairs may vary."""
+
+    type: Literal["preference"] = "preference"
+    pairs_per_step: int = Field(default=16, ge=1)
+    """rows of one optimizer step: a pair each, or several where a row has several rejected answers"""
+
+    @property
+    def batch_size(self) -> int:
+        return self.pairs_per_step
+
+    def measured(self, engines: Engines, held_out: Sequence[Prompt]) -> Sequence[Metrics]:
+        """Of each held-out example: `accuracy`, `margin` and `chosen_logprob` as `told` has them, meaned over its pairs."""
+        if not all(self.speak_of(prompt) for prompt in held_out):
+            return ()
+        pairs = [pair for prompt in held_out for pair in self.pairs(prompt, engines.encode)]
+        batch = paired(pairs, None)
+        if self.needs_reference:
+            names = [f"held-out/{pair.name}" for pair in pairs]
+            batch = replace(batch, ref_logprobs=remembered(batch, names, engines.reference, engines.kept))
+        said = told(engines.trainer.logprobs(batch), batch, each_token=Bound(self.loss).declaration.length_invariant)
+        rows = {prompt.id: [i for i, pair in enumerate(pairs) if pair.prompt is prompt] for prompt in held_out}
+        return [{n: said[n][rows[p.id]].mean().item() for n in said if n != "rejected_logprob"} for p in held_out]
 
     def steps(self, engines: Engines) -> Iterator[Step]:
         return steps(
-            self,
-            trainer=engines.trainer,
-            encode=engines.encode,
-            examples=engines.prompts,
-            reference=engines.reference if self.needs_reference else None,
-        )
+            self, trainer=engines.trainer, encode=engines.encode, examples=engines.prompts,
+            reference=engines.reference if self.needs_reference else None, kept=engines.kept,
+        )  # fmt: skip
 
 
 def steps(
     config: PreferenceConfig,
     *,
     trainer: Trainer,
-    encode: Callable[[str], Sequence[int]],
+    encode: Encode,
     examples: Iterator[list[Prompt]],
     reference: Scorer | None = None,
+    kept: dict[str, Tensor] | None = None,
 ) -> Iterator[Step]:
     """One optimizer step per item. `encode` turns an answer's text into tokens that end with end-of-sequence."""
-    objective = Described(Bound(config.loss))
+    kept = {} if kept is None else kept
     for asked in examples:
-        chosen = [encode(filled(config.chosen, prompt, "algorithm.chosen")) for prompt in asked]
-        rejected = [encode(filled(config.rejected, prompt, "algorithm.rejected")) for prompt in asked]
-        batch = preference_batch(asked, chosen, rejected)
+        pairs = [pair for prompt in asked for pair in config.usable(prompt, encode)]
+        batch = paired(pairs, config.sft)
         if reference is not None:
-            batch = replace(batch, ref_logprobs=reference.logprobs(batch))
-        yield Step(trainer.step(batch, objective))
+            batch = replace(batch, ref_logprobs=remembered(batch, [pair.name for pair in pairs], reference, kept))
+        yield Step(trainer.step(batch, config.objective))
+
+
+class OnlinePreferenceConfig(OnPairs):
+    """Pairs of the model's own answers, sampled and judged anew for each step: the best and the worst of a group."""
+
+    uses_rewards: ClassVar[bool] = True
+
+    type: Literal["online_preference"] = "online_preference"
+    prompts_per_step: int = Field(default=16, ge=1)
+    """prompts of one optimizer step"""
+    group_size: int = Field(default=8, ge=2)
+    """answers to each prompt"""
+    pairs_per_prompt: int = Field(default=1, ge=1)
+    """pairs of each group at most; every pair counts alike"""
+    temperature: float = Field(default=1.0, gt=0)
+    """of the sampling; answers are trained at temperature 1"""
+    max_tokens: int = Field(default=256, ge=1)
+    """of one answer"""
+
+    def steps(self, engines: Engines) -> Iterator[Step]:
+        return online_steps(
+            self, trainer=engines.trainer, sampler=engines.sampler, player=engines.player, prompts=engines.prompts,
+            reference=engines.reference if self.needs_reference else None, first=engines.first,
+        )  # fmt: skip
+
+
+def online_steps(
+    config: OnlinePreferenceConfig,
+    *,
+    trainer: Trainer,
+    sampler: Sampler,
+    player: Player,
+    prompts: Iterator[list[Prompt]],
+    reference: Scorer | None = None,
+    first: int = 0,
+) -> Iterator[Step]:
+    """One batch of rollouts per item, and an optimizer step where any two answers to one prompt earned different rewards."""
+    sampling = Sampling(temperature=config.temperature, max_tokens=config.max_tokens)
+    for groups in rollouts(player, prompts, group_size=config.group_size, sampling=sampling, first=first):
+        metrics = describe(groups, player.full_mark)
+        found = [couple for group in groups for couple in apart(group, config.pairs_per_prompt)]
+        if found:
+            batch = paired([from_rollouts(better, worse) for better, worse in found], config.sft)
+            if reference is not None:
+                batch = replace(batch, ref_logprobs=reference.logprobs(batch))
+            metrics |= trainer.step(batch, config.objective)
+            sampler.sync(trainer)
+        yield Step(metrics | {"pairs": float(len(found))}, groups)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairsBatch(PreferenceBatch):
+    """Pairs, and how much the likelihood of the chosen answers' tokens counts."""
+
+    sft_weights: Tensor | None = (
+        None  # [2N, T], what each token counts in the SFT term; summing to what its average has
+    )
+
+
+def paired(pairs: Sequence[Pair], sft: SFTTerm | None) -> PairsBatch:
+    """A step's pairs as one batch. A chosen answer that stands in several pairs counts once in the SFT term."""
+    batch = preference_batch(
+        [pair.prompt for pair in pairs],
+        [pair.chosen for pair in pairs],
+        [pair.rejected for pair in pairs],
+        shares=[pair.share for pair in pairs],
+        margins=None if any(pair.margin is None for pair in pairs) else [pair.margin or 0.0 for pair in pairs],
+        trained=[mask for pair in pairs for mask in pair.trained],
+    )
+    batch = as_kind(PairsBatch, batch)
+    if sft is None:
+        return batch
+    first = {(pair.prompt.id, pair.chosen): 2 * i for i, pair in reversed([*enumerate(pairs)])}
+    learnt = torch.zeros_like(batch.trained)
+    learnt[[*first.values()]] = batch.trained[[*first.values()]]
+    return replace(batch, sft_weights=token_weights(learnt, sft.average))
+
+
+def told(logprobs: Tensor, batch: PreferenceBatch, *, each_token: bool) -> dict[str, Tensor]:
+    """What is said of any pairs, `[N]` each.
+
+    `margin` is by how many nats the chosen answer gained more on the reference than the rejected one (without a reference: is
+    likelier), of whole answers or per token; `accuracy` is 1 where it is positive and 1/2 where it is 0, as it is before the first
+    step. `chosen_logprob` and `rejected_logprob` are nats of whole answers: both may fall while their distance grows.
+    """
+    sums = pair_inputs(where_trained(logprobs.detach(), batch.trained), blind(batch))
+    gains = {side: sums[side] - sums.get(f"ref_{side}", 0.0) for side in ("chosen", "rejected")}
+    if each_token:
+        gains = {side: per_token(gain, sums[f"{side}_lengths"]) for side, gain in gains.items()}
+    margin = gains["chosen"] - gains["rejected"]
+    accuracy = (margin.sign() + 1) / 2
+    logprobs_ = {f"{side}_logprob": sums[side] for side in gains}
+    return {"accuracy": accuracy, "margin": margin} | logprobs_
 
 
 @dataclass(frozen=True, slots=True)
 class Described:
-    """A loss on pairs with what is told of any of them, the user's own too.
+    """A loss on pairs with the SFT term and with what is told of any pairs; a loss that says these itself is left to say them.
 
-    `chosen_logprob` and `rejected_logprob` are nats of whole answers: both may fall while their distance grows.
-    `accuracy` is the share of pairs whose chosen answer gained more on the reference (without one: is likelier) and `margin` by
-    how many nats; a loss that says these itself, in its own units, is left to say them.
+    Σ w·loss + λ·Σ u·(-logπ)        w the mean over pairs, u the average of the SFT term
     """
 
     loss: Bound
+    sft_weight: float = 0.0  # λ
 
     @property
     def needs(self) -> frozenset[str]:
@@ -104,17 +232,13 @@ class Described:
     def cross_sample(self) -> bool:
         return self.loss.cross_sample
 
-    def __call__(self, output: Tensor, batch: PreferenceBatch) -> Terms:
+    def __call__(self, output: Tensor, batch: PairsBatch) -> Terms:
         terms = self.loss(output, batch)
-        sums = pair_inputs(where_trained(output.detach(), batch.trained), blind(batch))
-        margin = sums["chosen"] - sums["rejected"]
-        if batch.ref_logprobs is not None:
-            margin = margin - (sums["ref_chosen"] - sums["ref_rejected"])
-        told = {
-            "accuracy": (margin > 0).to(margin.dtype),
-            "margin": margin,
-            "chosen_logprob": sums["chosen"],
-            "rejected_logprob": sums["rejected"],
-        }
-        spread = {name: value.repeat_interleave(2)[:, None].expand_as(output) for name, value in told.items()}
-        return Terms(terms.loss, spread | terms.metrics)
+        said = told(output, batch, each_token=self.loss.declaration.length_invariant)
+        metrics = {name: value.repeat_interleave(2)[:, None].expand_as(output) for name, value in said.items()}
+        if batch.sft_weights is None:
+            return Terms(terms.loss, metrics | terms.metrics)
+        # The trainer sums w·terms, so u/w makes the sum of this term Σ u·(-logπ), whatever the split.
+        ratio = (batch.sft_weights / batch.weights).where(batch.trained, 0.0).to(output.dtype)
+        nll = -ratio * where_trained(output, batch.trained)
+        return Terms(terms.loss + self.sft_weight * nll, metrics | terms.metrics | {"sft_nll": nll.detach()})

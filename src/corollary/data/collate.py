@@ -11,8 +11,8 @@ from torch import Tensor
 
 from corollary.config import Variant
 from corollary.errors import DataError
-from corollary.ops.reduce import PairMean, TokenMean, token_weights
-from corollary.types import Completion, Group, PolicyBatch, PreferenceBatch, Prompt, TokenBatch
+from corollary.ops.reduce import PairMean, SequenceMean, TokenMean, token_weights
+from corollary.types import Completion, Group, PolicyBatch, PreferenceBatch, Prompt, TokenBatch, UnpairedBatch
 
 B = TypeVar("B", bound=TokenBatch)
 
@@ -83,24 +83,65 @@ def token_batch(
 
 
 def preference_batch(
-    prompts: Sequence[Prompt], chosen: Sequence[Sequence[int]], rejected: Sequence[Sequence[int]]
+    prompts: Sequence[Prompt],
+    chosen: Sequence[Sequence[int]],
+    rejected: Sequence[Sequence[int]],
+    *,
+    shares: Sequence[float] | None = None,
+    margins: Sequence[float] | None = None,
+    trained: Sequence[Sequence[bool]] | None = None,
 ) -> PreferenceBatch:
     """Pairs of answers to N prompts as `[2N, T]`: rows 2i and 2i + 1 are the chosen and the rejected answer to prompt i.
 
-    Every token of both is trained, and every pair counts alike.
+    Equal prompts are stored once.
+
+    Args:
+        prompts, chosen, rejected: token ids.
+        shares: what each pair counts in the step's mean beside the others; None: all alike.
+        margins: by how much each chosen answer is the better.
+        trained: of each token of the 2N answers, whether it is trained; None: all are.
     """
     answers = [answer for pair in zip(chosen, rejected, strict=True) for answer in pair]
-    lengths = torch.tensor([len(a) for a in answers])
-    targets = pad(answers, torch.long)
-    trained = torch.arange(targets.shape[1]) < lengths[:, None]
+    mask = pad(trained or [[True] * len(answer) for answer in answers], torch.bool)
+    share = torch.tensor(shares or [1.0] * len(prompts), dtype=torch.double)
+    share = share / share.sum()
+    distinct, prompt_of = _distinct(prompts)
+    lengths = mask[0::2].sum(1)
     return PreferenceBatch(
-        prompts=tuple(p.token_ids for p in prompts),
-        prompt_of=torch.arange(len(prompts)).repeat_interleave(2),
-        targets=targets,
-        lengths=lengths,
-        weights=token_weights(trained, PairMean()),
-        mean_chosen_length=lengths[0::2].double().mean(),
+        prompts=distinct,
+        prompt_of=prompt_of.repeat_interleave(2),
+        targets=pad(answers, torch.long),
+        lengths=torch.tensor([len(a) for a in answers]),
+        weights=token_weights(mask, PairMean()) * (share * len(share)).repeat_interleave(2)[:, None],
+        margins=None if margins is None else torch.tensor(margins).repeat_interleave(2),
+        mean_chosen_length=(share * lengths).sum(),
     )
+
+
+def unpaired_batch(
+    prompts: Sequence[Prompt], answers: Sequence[Sequence[int]], desirable: Sequence[bool]
+) -> UnpairedBatch:
+    """Answers that are each called desirable or not, every answer counting alike; equal prompts are stored once.
+
+    Args:
+        prompts, answers: token ids.
+        desirable: of each answer.
+    """
+    distinct, prompt_of = _distinct(prompts)
+    return UnpairedBatch(
+        prompts=distinct,
+        prompt_of=prompt_of,
+        targets=pad(answers, torch.long),
+        lengths=torch.tensor([len(a) for a in answers]),
+        weights=token_weights(pad([[True] * len(a) for a in answers], torch.bool), SequenceMean()),
+        desirable=torch.tensor(desirable),
+    )
+
+
+def _distinct(prompts: Sequence[Prompt]) -> tuple[tuple[tuple[int, ...], ...], Tensor]:
+    """The different prompts' token ids in the order of their first, and of each prompt which one it is."""
+    number = {ids: i for i, ids in enumerate(dict.fromkeys(p.token_ids for p in prompts))}
+    return tuple(number), torch.tensor([number[p.token_ids] for p in prompts])
 
 
 def as_kind(kind: type[B], batch: TokenBatch, **more: Any) -> B:

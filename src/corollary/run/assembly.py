@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -16,7 +17,7 @@ from corollary.data.loader import PromptLoader
 from corollary.engines.clock import Clock, TimedSampler, TimedScorer, TimedTeacher, TimedTrainer
 from corollary.engines.sampler import EmbeddedSampler
 from corollary.engines.trainer import EmbeddedScorer, EmbeddedTrainer, frozen
-from corollary.errors import ConfigError, CorollaryError, ModelError, UserCodeError
+from corollary.errors import ConfigError, CorollaryError, DataError, ModelError, UserCodeError
 from corollary.models.catalogue import Announce
 from corollary.models.heads import with_scalar_head
 from corollary.models.load import LoadedModel, load_model, load_tokenizer
@@ -90,13 +91,16 @@ def build(recipe: Recipe, record: Record, console: Console, saved: Checkpoint | 
     )
     model.place(device)
     outfit(recipe, model)
-    prompts, report = load_prompts(recipe.data, model.tokenizer, announce=announce)
+    prompts, report = usable(recipe, model, *load_prompts(recipe.data, model.tokenizer, announce=announce))
     console.data("training", report)
     reports = {"training": report}
     held_out: list[Prompt] = []
     if recipe.evaluation:
-        held_out, reports["evaluation"] = load_prompts(recipe.evaluation.data, model.tokenizer, announce=announce)
-        console.data("evaluation", reports["evaluation"])
+        held_out, report = load_prompts(recipe.evaluation.data, model.tokenizer, announce=announce)
+        if recipe.evaluation.judge == "none":  # they are examples for the algorithm only, like those to train on
+            held_out, report = usable(recipe, model, held_out, report)
+        reports["evaluation"] = report
+        console.data("evaluation", report)
     _fits(recipe, model, prompts, held_out)
     reference = _reference(recipe, model)  # before a checkpoint's weights come into the model
     critic = _critic(recipe, model, announce)
@@ -166,6 +170,25 @@ def encoder(model: LoadedModel) -> Callable[[str], list[int]]:
     own = model.tokenizer.eos_token_id
     end = own if isinstance(own, int) else model.eos_token_ids[0]
     return lambda text: [*encode_answer(model.tokenizer, text), end]
+
+
+def usable(
+    recipe: Recipe, model: LoadedModel, prompts: Sequence[Prompt], report: DataReport
+) -> tuple[list[Prompt], DataReport]:
+    """The examples that the algorithm learns from, and the account with why it leaves others out.
+
+    Raises:
+        DataError: none is left, or one lacks what the algorithm learns from.
+    """
+    encode = encoder(model)
+    with blamed(recipe, "reading an example"):
+        reasons = [recipe.algorithm.refusal(prompt, encode) for prompt in prompts]
+    kept = [prompt for prompt, reason in zip(prompts, reasons, strict=True) if not reason]
+    dropped = Counter(report.dropped) + Counter(reason for reason in reasons if reason)
+    report = replace(report, kept=len(kept), dropped=dict(dropped))
+    if not kept:
+        raise DataError(report.line(), hint=f"check algorithm {recipe.algorithm.type}'s settings", code="E0203")
+    return kept, report
 
 
 def _behind(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

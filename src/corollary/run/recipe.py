@@ -12,8 +12,9 @@ from corollary.algorithms.base import Algorithm
 from corollary.algorithms.distill import DistillConfig
 from corollary.algorithms.grpo import GRPOConfig
 from corollary.algorithms.ppo import PPOConfig
-from corollary.algorithms.preference import PreferenceConfig
+from corollary.algorithms.preference import OnlinePreferenceConfig, PreferenceConfig
 from corollary.algorithms.sft import SFTConfig
+from corollary.algorithms.unpaired import UnpairedConfig
 from corollary.config import Config, one_of_classes
 from corollary.data.datasets import DataConfig
 from corollary.engines.trainer import OptimizerConfig, TrainerConfig
@@ -25,7 +26,10 @@ from corollary.run.loggers import LoggerName
 if TYPE_CHECKING:
     AnyAlgorithm = Algorithm
 else:
-    AnyAlgorithm = one_of_classes([GRPOConfig, PPOConfig, SFTConfig, PreferenceConfig, DistillConfig], Algorithm)
+    AnyAlgorithm = one_of_classes(
+        [GRPOConfig, PPOConfig, SFTConfig, PreferenceConfig, OnlinePreferenceConfig, UnpairedConfig, DistillConfig],
+        Algorithm,
+    )
 
 PRESETS = Path(__file__).parents[1] / "configs"
 

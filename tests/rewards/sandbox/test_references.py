@@ -13,8 +13,11 @@ from rewards.sandbox.boxes import needed
 
 FAIL = {
     ("bubblewrap", "humaneval"): set(),
-    ("monty", "humaneval"): {"HumanEval/38", "HumanEval/50"},  # their tests import `string`, which monty lacks
+    ("bubblewrap", "mbpp/train"): set(),
+    ("bubblewrap", "mbpp/test"): {"mbpp/367"},  # its tests make objects of the program's own class
+    ("monty", "humaneval"): {"humaneval/38", "humaneval/50"},  # their tests import `string`, which monty lacks
 }
+ROWS = {"humaneval": 164, "mbpp/train": 234, "mbpp/test": 200}
 
 
 def rows(name: str) -> list[Mapping[str, object]]:
@@ -32,7 +35,7 @@ def test_every_reference_solution_passes(sandbox, data):
         exam, stem = exam_of(row["tests"], row["entry_point"], row["setup"])
         if not box.judge(stem + extracted(str(row["solution"]), continues=bool(stem)), exam).passed:
             failed.add(row["id"])
-    assert len(given) == 164
+    assert len(given) == ROWS[data]
     assert failed == FAIL[sandbox, data]
 
 

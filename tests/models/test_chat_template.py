@@ -28,8 +28,8 @@ def base(path: Path, *known: str, bos: bool = False) -> Path:
     """A base model: no chat template, and a token for each of the strings `known`, which may be an ordinary one."""
     tokenizer = small.tokenizer(None)
     tokenizer.add_tokens(list(known))
+    tokenizer.bos_token = "<s>"  # a tokenizer may name one and put it before no text
     if bos:
-        tokenizer.bos_token = "<s>"
         tokenizer.add_bos_token = True
         tokenizer.update_post_processor()
     small.model(rows=len(tokenizer)).save_pretrained(path)

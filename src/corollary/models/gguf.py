@@ -5,6 +5,7 @@ Quantised weights are turned into the float32 numbers that they stand for, exact
 
 from __future__ import annotations
 
+import json
 import mmap
 import struct
 from collections.abc import Iterator
@@ -39,6 +40,7 @@ def read_gguf(path: Path, folder: Path) -> None:
         with _once(), redirect_stderr(StringIO()):  # a progress bar that nothing else switches off
             tokenizer = AutoTokenizer.from_pretrained(path.parent, **where)
             model = AutoModelForCausalLM.from_pretrained(path.parent, dtype=torch.float32, **where)
+            end_of_turn = _number(path, "tokenizer.ggml.eot_token_id")
         splits_digits = _pre_tokenizer(path) in _SINGLE_DIGITS
     except ImportError as error:
         hint = "pip install gguf accelerate"
@@ -49,7 +51,7 @@ def read_gguf(path: Path, folder: Path) -> None:
         raise ModelError(f"not a readable GGUF model ({_first_line(error)})", where=str(path), code="E0306") from error
     if splits_digits:
         _split_digits(tokenizer)
-    _write(model, tokenizer, folder)
+    _write(model, tokenizer, folder, end_of_turn)
 
 
 @contextmanager
@@ -70,6 +72,14 @@ def _once() -> Iterator[None]:
     names = cache(gguf.get_tensor_name_map)
     with patch.object(gguf, "GGUFReader", cache(Reader)), patch.object(gguf, "get_tensor_name_map", names):
         yield
+
+
+def _number(path: Path, key: str) -> int | None:
+    """The number under `key`, where there is one."""
+    import gguf
+
+    field = gguf.GGUFReader(str(path)).get_field(key)
+    return None if field is None else int(field.contents())
 
 
 def _pre_tokenizer(path: Path) -> str:
@@ -94,7 +104,7 @@ def _split_digits(tokenizer: PreTrainedTokenizerBase) -> None:
     backend.pre_tokenizer = pre_tokenizers.Sequence([digits, backend.pre_tokenizer])
 
 
-def _write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+def _write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, end_of_turn: int | None) -> None:
     from safetensors.torch import save_file
     from transformers import GenerationConfig
 
@@ -103,17 +113,26 @@ def _write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: P
     config.architectures = [type(model).__name__]
     vars(config).pop("_model_name_or_path", None)  # a title, not a place
     config.save_pretrained(folder)
+    ends = sorted({token for token in (config.eos_token_id, end_of_turn) if token is not None})
     ids = {
         "bos_token_id": config.bos_token_id,
-        "eos_token_id": config.eos_token_id,
+        "eos_token_id": ends if len(ends) > 1 else config.eos_token_id,
         "pad_token_id": config.pad_token_id,
     }
     GenerationConfig(**ids).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    _drop_strangers(folder / "tokenizer.json", config.get_text_config().vocab_size)
     weights = {tensor.data_ptr(): (name, tensor.contiguous()) for name, tensor in reversed(model.state_dict().items())}
     save_file(
         dict(reversed(weights.values())), folder / "model.safetensors", metadata={"format": "pt"}
     )  # a head tied to the embedding stands once
+
+
+def _drop_strangers(path: Path, rows: int) -> None:
+    """Takes out the added tokens that the file does not hold: `transformers` gives every tokenizer of a kind those of its first."""
+    content = json.loads(path.read_bytes())
+    content["added_tokens"] = [token for token in content["added_tokens"] if token["id"] < rows]
+    path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
 
 
 def _first_line(error: BaseException) -> str:

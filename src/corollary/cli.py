@@ -76,6 +76,26 @@ def evaluate(
 
 
 @app.command()
+def pairs(
+    config: Source,
+    out: Annotated[Path, typer.Argument(help="the JSON Lines file to write; must not exist")],
+    overrides: Overrides = None,
+    answers: Annotated[int, typer.Option(min=2, help="to each prompt")] = 8,
+    temperature: Annotated[float, typer.Option(min=0.01, help="of the sampling")] = 1.0,
+    per_prompt: Annotated[int, typer.Option(min=1, help="pairs of each prompt at most, the widest apart first")] = 1,
+) -> None:
+    """Make preference pairs of a model's own answers, told apart by a recipe's rewards."""
+    recipe = _recipe(config, overrides)
+    from corollary.console import Live
+    from corollary.run.pairing import Drawn, write_pairs
+
+    drawn = Drawn(answers=answers, temperature=temperature, per_prompt=per_prompt)
+    with Live(recipe.run.name) as console:
+        made = write_pairs(recipe, out, drawn, console)
+    print(f"{made['pairs']} pairs of {made['prompts']['kept']} prompts: {out}")
+
+
+@app.command()
 def report(run: Annotated[Path, typer.Argument(help="a run's folder")]) -> None:
     """Write a run's report.html anew."""
     from corollary.errors import DataError

@@ -11,7 +11,7 @@ Source: the GGUF specification, https://github.com/ggml-org/ggml/blob/master/doc
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -63,26 +63,18 @@ def write_gguf(
     import gguf
 
     config = _sayable(model)
-    writer = gguf.GGUFWriter(path, _ARCHITECTURES[config["model_type"]])
-    writer.add_type(gguf.GGUFType.MODEL)
-    for add, text in ((writer.add_name, title), (writer.add_license, licence), (writer.add_description, description)):
-        if text:
-            add(text)
-    _add_shape(writer, config)
-    add_vocabulary(writer, tokenizer, model, rows=config["vocab_size"])
-    types = {"f32": gguf.LlamaFileType.ALL_F32, "f16": gguf.LlamaFileType.MOSTLY_F16}
-    writer.add_file_type(types.get(dtype, gguf.LlamaFileType.MOSTLY_BF16))
-    stored = partial(_stored_type, dtype=dtype)
-    for name, tensor in _tensors(model, config):
-        kind = gguf.GGMLQuantizationType[stored(tensor).upper()]
-        size = tensor.numel() * _STORED[stored(tensor)].itemsize
-        writer.add_tensor_info(name, tuple(tensor.shape), np.dtype("float32"), size, raw_dtype=kind)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_ti_data_to_file()
-    for name, tensor in _tensors(model, config):
-        writer.write_tensor_data(_bytes(name, tensor, stored(tensor)))
-    writer.close()
+    with closing(gguf.GGUFWriter(path, _ARCHITECTURES[config["model_type"]])) as writer:
+        writer.add_type(gguf.GGUFType.MODEL)
+        for add, text in (
+            (writer.add_name, title),
+            (writer.add_license, licence),
+            (writer.add_description, description),
+        ):
+            if text:
+                add(text)
+        _add_shape(writer, config)
+        add_vocabulary(writer, tokenizer, model, rows=config["vocab_size"])
+        _write_tensors(writer, model, config, dtype)
 
 
 def _sayable(model: PreTrainedModel) -> dict[str, Any]:
@@ -121,7 +113,8 @@ def _implied(config: dict[str, Any]) -> dict[str, Any]:
         "attn_logit_softcapping": None,
         "final_logit_softcapping": None,
         "use_bidirectional_attention": False,
-        "query_pre_attn_scalar": config["head_dim"],
+        "head_dim": 256,  # llama.cpp divides by its root, transformers by that of the scalar below
+        "query_pre_attn_scalar": 256,
         "layer_types": ["full_attention" if n % 6 == 0 else "sliding_attention" for n in layers],
         "rope_parameters": {"full_attention": full, "sliding_attention": sliding},
     }
@@ -144,6 +137,23 @@ def _add_shape(writer: GGUFWriter, config: dict[str, Any]) -> None:
         writer.add_rope_dimension_count(config["head_dim"])
     else:
         writer.add_sliding_window(config["sliding_window"])
+
+
+def _write_tensors(writer: GGUFWriter, model: PreTrainedModel, config: dict[str, Any], dtype: GGUFDtype) -> None:
+    """The header, then one tensor after the other, so that the model stands in memory once."""
+    import gguf
+
+    types = {"f32": gguf.LlamaFileType.ALL_F32, "f16": gguf.LlamaFileType.MOSTLY_F16}
+    writer.add_file_type(types.get(dtype, gguf.LlamaFileType.MOSTLY_BF16))
+    for name, tensor in _tensors(model, config):
+        stored = _stored_type(tensor, dtype)
+        kind, size = gguf.GGMLQuantizationType[stored.upper()], tensor.numel() * _STORED[stored].itemsize
+        writer.add_tensor_info(name, tuple(tensor.shape), np.dtype("float32"), size, raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    for name, tensor in _tensors(model, config):
+        writer.write_tensor_data(_bytes(name, tensor, _stored_type(tensor, dtype)))
 
 
 def _tensors(model: PreTrainedModel, config: dict[str, Any]) -> Iterator[tuple[str, Tensor]]:

@@ -15,12 +15,23 @@ from corollary.algorithms.grpo import GRPOConfig, Overlong, dapo, dr_grpo, rloo
 from corollary.config import variant
 from corollary.engines.sampler import EmbeddedSampler
 from corollary.engines.trainer import EmbeddedScorer, EmbeddedTrainer, OptimizerConfig, TrainerConfig
-from corollary.losses.policy import KLInLoss, KLInReward, NoKL, PolicyObjective, PPOClip, TruncatedImportance
-from corollary.ops.advantage import LeaveOneOut, gdpo, max_rl
+from corollary.losses.policy import (
+    KLInLoss,
+    KLInReward,
+    NoKL,
+    PolicyObjective,
+    PPOClip,
+    Reinforce,
+    TruncatedImportance,
+    cispo,
+    sapo,
+)
+from corollary.losses.sequence import gmpo, gspo
+from corollary.ops.advantage import LeaveOneOut, gdpo, max_rl, pass_at_k_advantage
 from corollary.ops.reduce import TokenMean
 from corollary.ops.returns import reinforce_plus_plus
 from corollary.rollout import SingleTurn
-from corollary.selection import DynamicSampling, Replay
+from corollary.selection import DynamicSampling, PassRate, Replay
 from corollary.types import Completion, Prompt, Step
 
 SMALL = GRPOConfig(prompts_per_step=4, group_size=8, max_tokens=5)
@@ -88,6 +99,12 @@ PRESETS = {
     "max_rl": SMALL.model_copy(update={"advantage": variant(max_rl)()}),
     "gdpo": SMALL.model_copy(update={"advantage": variant(gdpo)()}),
     "replay": SMALL.model_copy(update={"replay": Replay()}),
+    "curriculum": SMALL.model_copy(update={"curriculum": PassRate(high=0.7)}),
+    "gspo": SMALL.model_copy(update={"loss": variant(gspo)()}),
+    "gmpo": SMALL.model_copy(update={"loss": variant(gmpo)()}),
+    "cispo": SMALL.model_copy(update={"loss": variant(cispo)(), "average": TokenMean()}),
+    "sapo": SMALL.model_copy(update={"loss": variant(sapo)()}),
+    "pass@k": SMALL.model_copy(update={"advantage": variant(pass_at_k_advantage)(k=4), "loss": Reinforce()}),
 }
 
 

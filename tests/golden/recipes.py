@@ -41,6 +41,7 @@ RECIPES = {
     "distill-top-k": "algorithm: {{type: distill, teacher: {folder}/teacher, answers: data, objective: {{type: divergence, loss: jsd_top_k}}}}",
     "grpo-curriculum-and-replay": VOWELS
     + "algorithm: {{type: grpo, prompts_per_step: 2, group_size: 4, max_tokens: 8, curriculum: {{type: pass_rate, high: 0.5}}, replay: informative}}",
+    "reward-model": "algorithm: {{type: reward_model, pairs_per_step: 3, loss: {{type: bradley_terry, centring: 0.01}}}}",
     "ppo": VOWELS
     + "algorithm: {{type: ppo, prompts_per_step: 2, group_size: 4, max_tokens: 8, epochs: 2, critic: {{type: own, warmup: 2, optimizer: {{lr: 1.0e-2}}}}}}",
     "ppo-shared": VOWELS

@@ -274,12 +274,15 @@ def test_what_a_reward_prints_is_kept_off_the_terminal(tmp_path, capfd):
 
 
 def test_the_registry_names_functions_that_load_and_says_what_they_do():
-    assert set(REGISTRY) == {"code", "equation", "number", "math"}
+    assert {name for name, known in REGISTRY.items() if known.lent} == {"reward_model"}
+    assert set(REGISTRY) == {"code", "equation", "number", "math", "reward_model"}
     prompts = [chat("p", "x", answer="7", tests=["assert f(1) == 1"], entry_point="f")]
     right = {"code": "def f(x): return x"}
     for name, known in REGISTRY.items():
         assert known.description
         assert "\n" not in known.description
+        if known.lent:
+            continue
         with Reward([RewardSpec(type=name)]) as reward:
             reward.check(prompts)
             answers = [completion(right.get(name, "3 + 4 = 7")), completion("no")]

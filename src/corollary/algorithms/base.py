@@ -13,7 +13,7 @@ Whoever pulls logs, evaluates, checkpoints and stops; the loop knows nothing of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -113,6 +113,8 @@ class Algorithm(Config):
 
     uses_rewards: ClassVar[bool] = False
     """whether answers are sampled and judged, so that the recipe must name rewards"""
+    is_reward_model: ClassVar[bool] = False
+    """whether what is trained gives rewards and no text, and is exported as such"""
 
     type: str
 
@@ -181,6 +183,10 @@ class Algorithm(Config):
         It is measured before and after the run, and compared example by example. The trainer is not stepped.
         """
         return ()
+
+    def overall(self, measures: Sequence[Metrics]) -> Mapping[str, Any]:
+        """What the measures of all held-out examples say together, besides their means; JSON, kept in evaluation.json."""
+        return {}
 
     def steps(self, engines: Engines) -> Iterator[Step]:
         """One optimizer step, or a few on one batch of rollouts, per item."""

@@ -71,9 +71,17 @@ def hidden_states(model: PreTrainedModel, tokens: Tensor, positions: Tensor, att
 
 
 def output_head(model: PreTrainedModel) -> Tensor:
-    """`[V, D]` output embedding."""
+    """`[V, D]` output embedding.
+
+    Raises:
+        ModelError: it is a reward model.
+    """
     head = model.get_output_embeddings()
-    assert head is not None, "a causal language model has a head"
+    if head is None:
+        raise ModelError(
+            "the model has no head for language, so it gives no text: it is a reward model",
+            where=str(model.config.name_or_path), hint="name a language model",
+        )  # fmt: skip
     return head.weight
 
 

@@ -83,7 +83,8 @@ def load_model(
     Raises:
         ModelError: it cannot be found, reached or read, has only pickle weights, needs code of its own, or its parts do not fit.
 
-    Source: the weights are read by `transformers.AutoModelForCausalLM`.
+    Source: the weights are read by `transformers.AutoModelForCausalLM`, those of a reward model (which has a scalar head in place of
+        that for language) by `AutoModelForSequenceClassification`.
     """
     import torch
 
@@ -91,9 +92,9 @@ def load_model(
     tokenizer = _tokenizer(located, chat_template)
     config = _config(located)
     _check_vocabulary(config, tokenizer, located)
-    model = _weights(located, {"float32": torch.float32, "bfloat16": torch.bfloat16}[dtype])
+    model = _weights(located, config, {"float32": torch.float32, "bfloat16": torch.bfloat16}[dtype])
     ends = stop_token_ids(model, tokenizer)
-    if chat_template and model.generation_config:
+    if chat_template and model.can_generate() and model.generation_config:
         model.generation_config.eos_token_id = list(ends)  # an exported model stops there too
     return LoadedModel(
         model=model,
@@ -147,7 +148,7 @@ def stop_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -
     Raises:
         ModelError: none of the three names one.
     """
-    generation = model.generation_config.eos_token_id if model.generation_config else None
+    generation = model.generation_config.eos_token_id if model.can_generate() and model.generation_config else None
     ids = _as_list(generation) + _as_list(_text_field(model.config, "eos_token_id")) + _as_list(tokenizer.eos_token_id)
     if not ids:
         what = "neither the model nor its tokenizer names an end-of-sequence token"
@@ -303,11 +304,16 @@ def _config(located: Located) -> PretrainedConfig:
         return AutoConfig.from_pretrained(located.folder, **_LOCAL)
 
 
-def _weights(located: Located, dtype: torch.dtype) -> PreTrainedModel:
-    from transformers import AutoModelForCausalLM
+def _weights(located: Located, config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+    """The language model, or the reward model where the folder holds one."""
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
+    ranks = any(name.endswith("ForSequenceClassification") for name in config.architectures or ())
+    if ranks and config.num_labels != 1:
+        what = f"a classifier of {config.num_labels} classes; a reward model has one output"
+        raise ModelError(what, where=located.name, hint="give a language model or a reward model", code="E0308")
     with _reading(located, "weights"):
-        pair = AutoModelForCausalLM.from_pretrained(
+        pair = (AutoModelForSequenceClassification if ranks else AutoModelForCausalLM).from_pretrained(
             located.folder, dtype=dtype, use_safetensors=True, output_loading_info=True, **_LOCAL
         )
     model, found = cast("tuple[PreTrainedModel, dict[str, set[str]]]", pair)

@@ -3,7 +3,7 @@ apart and added up by weight.
 
 The convention is TRL's, so that a function written for it runs unchanged. A conversation's prompt is a list of messages and
 its completion a list with the assistant's one; plain text is plain text. Every column of the data comes by keyword as a list,
-as do `completion_ids`, `trainer_state`, `log_extra` and `log_metric` (the last two are accepted and do nothing here). A
+as do `prompt_ids`, `completion_ids`, `trainer_state`, `log_extra` and `log_metric` (the last two are accepted and do nothing here). A
 function without `**kwargs` gets what it names. It may be async. `None` means that the reward does not apply to a sample.
 """
 
@@ -83,6 +83,7 @@ class _Batch:
                 [{"role": "assistant", "content": answer.text}] if prompt.messages else answer.text
                 for prompt, answer in zip(prompts, answers, strict=True)
             ],
+            "prompt_ids": [list(prompt.token_ids) for prompt in prompts],
             "completion_ids": [list(answer.token_ids) for answer in answers],
             **{name: [prompt.columns.get(name) for prompt in prompts] for name in self.columns},
             **part.params,

@@ -29,7 +29,7 @@ from corollary import custom
 RewardFunction = Callable[..., object]
 """`f(prompts, completions, **columns) -> list[float | None]`, or async; None: does not apply to this sample."""
 
-OFFERED = ("prompts", "completions", "completion_ids", "trainer_state", "log_extra", "log_metric")
+OFFERED = ("prompts", "completions", "prompt_ids", "completion_ids", "trainer_state", "log_extra", "log_metric")
 """Keywords that every reward function is offered besides the data set's columns."""
 
 

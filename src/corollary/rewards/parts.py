@@ -37,6 +37,7 @@ class BuiltIn:
     ready: Callable[[Mapping[str, Any]], None] | None = (
         None  # raises ConfigError where it cannot work with its parameters
     )
+    lent: bool = False  # it is an engine of the run, called in this process: see `run.assembly`
 
 
 REGISTRY: dict[str, BuiltIn] = {
@@ -61,6 +62,11 @@ REGISTRY: dict[str, BuiltIn] = {
         per="sample",
         ready=code.ready,
     ),
+    "reward_model": BuiltIn(
+        reference="",
+        description="what a reward model says of the answer; its folder, name or hub id is `params.model`",
+        lent=True,
+    ),
 }
 
 
@@ -68,7 +74,7 @@ class RewardSpec(Config):
     """One reward function and what it counts."""
 
     type: str
-    """A registered name (code, equation, math, number) or path/to/file.py:function, seen from the working directory."""
+    """A registered name (code, equation, math, number, reward_model) or path/to/file.py:function, seen from the working directory."""
     weight: float = 1.0
     """What its value is multiplied by in the sum; 0 logs it only."""
     name: str = ""
@@ -93,8 +99,21 @@ class RewardSpec(Config):
         hint = f"did you mean {close[0]}?" if close else f"give one of {', '.join(sorted(REGISTRY))}"
         raise ValueError(f"unknown reward {value!r}; {hint} (your own is path/to/file.py:function)")
 
+    @property
+    def lent(self) -> bool:
+        """Whether the function is an engine of the run."""
+        return self.type in REGISTRY and REGISTRY[self.type].lent
+
     @model_validator(mode="after")
     def _deadline_kept(self) -> Self:
+        if self.lent and (self.timeout is not None or not self.isolated):
+            raise ValueError(
+                f"reward {self.type!r} runs in this process, without a deadline; leave out isolated and timeout"
+            )
+        if self.lent and (set(self.params) != {"model"} or not isinstance(self.params["model"], str)):
+            raise ValueError(
+                f"reward {self.type!r} takes one parameter, a model's folder, name or hub id: {{model: …}}"
+            )
         if (
             self.type in REGISTRY
             and REGISTRY[self.type].late is not None
@@ -126,11 +145,15 @@ class Part:
         return self.reference.startswith("corollary.")
 
     @classmethod
-    def of(cls, spec: RewardSpec) -> Self:
+    def of(cls, spec: RewardSpec, lent: RewardFunction | None = None) -> Self:
         """The part that a setting describes.
 
+        Args:
+            spec: the setting.
+            lent: the function, where it is an engine that somebody lends.
+
         Raises:
-            ConfigError: there is no such file.
+            ConfigError: there is no such file, or nobody lends the engine.
             UserCodeError: a file that is to run in this process cannot be loaded.
         """
         known = REGISTRY.get(spec.type)
@@ -140,14 +163,16 @@ class Part:
             raise ConfigError(f"reward {spec.type!r}: there is no file {file}")
         if known and known.ready:
             known.ready(spec.params)
+        if known and known.lent and lent is None:
+            raise ConfigError(f"reward {spec.type!r} is an engine, and only a run lends one")
         reference = known.reference if known else f"{file}:{function}"
         name = spec.name or (spec.type if known else function)
         return cls(
             name=name,
             reference=reference,
-            function=None if spec.isolated else _loaded(reference, name),
+            function=lent or (None if spec.isolated else _loaded(reference, name)),
             weight=spec.weight,
-            params=spec.params,
+            params={} if lent else spec.params,
             on_error=spec.on_error,
             seconds=spec.timeout or (known.seconds if known else _SECONDS),
             per=spec.per or (known.per if known else "batch"),

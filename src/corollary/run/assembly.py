@@ -15,14 +15,16 @@ from corollary.data.chat import encode_answer
 from corollary.data.datasets import DataReport, load_prompts
 from corollary.data.loader import PromptLoader
 from corollary.engines.clock import Clock, TimedSampler, TimedScorer, TimedTeacher, TimedTrainer
+from corollary.engines.reward_model import RewardModel
 from corollary.engines.sampler import EmbeddedSampler
 from corollary.engines.trainer import EmbeddedScorer, EmbeddedTrainer, frozen
 from corollary.errors import ConfigError, CorollaryError, DataError, ModelError, UserCodeError
 from corollary.models.catalogue import Announce
-from corollary.models.heads import with_scalar_head
+from corollary.models.heads import has_scalar_head, with_scalar_head
 from corollary.models.load import LoadedModel, load_model, load_tokenizer
 from corollary.models.lora import has_lora, with_lora, without_adapters
 from corollary.rewards.base import Reward
+from corollary.rewards.parts import Part, RewardSpec
 from corollary.rollout import Score
 from corollary.run.checkpoint import Checkpoint
 from corollary.run.loggers import Loggers
@@ -121,7 +123,7 @@ def build(recipe: Recipe, record: Record, console: Console, saved: Checkpoint | 
         reference=reference, critic=critic, teacher=_teacher(recipe, model, announce), done=saved.step if saved else 0,
     )  # fmt: skip
     if recipe.rewards:
-        run.reward = Reward(recipe.rewards)
+        run.reward = Reward([_part(recipe, spec, model, announce) for spec in recipe.rewards])
         try:
             run.reward.check(prompts)
         except CorollaryError:
@@ -256,8 +258,13 @@ def check(recipe: Recipe, model: str, console: Console) -> None:
     if recipe.evaluation:
         load_prompts(recipe.evaluation.data, tokenizer, announce=announce)
     if recipe.rewards:
-        with Reward(recipe.rewards) as reward:
-            reward.check(prompts)
+        for spec in recipe.rewards:
+            if spec.lent:
+                other = load_tokenizer(path := spec.params["model"], announce=announce)
+                _same_tokens(other.get_vocab(), tokenizer.get_vocab(), path, model)
+        if called := [spec for spec in recipe.rewards if not spec.lent]:
+            with Reward(called) as reward:
+                reward.check(prompts)
 
 
 def embedded_sampler(recipe: Recipe, model: LoadedModel) -> EmbeddedSampler:
@@ -305,14 +312,33 @@ def _other(recipe: Recipe, path: str, model: LoadedModel, announce: Announce) ->
         ModelError: it cannot be had, or its tokenizer is another.
     """
     other = load_model(path, dtype=recipe.model.resolved_dtype(), announce=announce)
-    if other.tokenizer.get_vocab() != model.tokenizer.get_vocab():
+    _same_tokens(other.tokenizer.get_vocab(), model.tokenizer.get_vocab(), path, model.name)
+    other.place(recipe.model.torch_device())
+    return other
+
+
+def _same_tokens(other: Mapping[str, int], own: Mapping[str, int], path: str, name: str) -> None:
+    if other != own:
         raise ModelError(
-            f"its tokenizer is not that of {model.name}, so its numbers would be about other tokens",
+            f"its tokenizer is not that of {name}, so its numbers would be about other tokens",
             where=path,
             hint="name a model with the same tokenizer",
         )
-    other.place(recipe.model.torch_device())
-    return other
+
+
+def _part(recipe: Recipe, spec: RewardSpec, model: LoadedModel, announce: Announce) -> RewardSpec | Part:
+    """A reward as it is called: one that is a model is loaded here and judges in this process.
+
+    Raises:
+        ModelError: it cannot be had, reads other tokens, or gives no rewards.
+    """
+    if not spec.lent:
+        return spec
+    path = spec.params["model"]
+    judge = _other(recipe, path, model, announce).model
+    if not has_scalar_head(judge):
+        raise ModelError("gives text and no rewards", where=path, hint="train one: algorithm={type: reward_model}")
+    return Part.of(spec, RewardModel(frozen(judge, recipe.trainer)))
 
 
 class TimedReward:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from corollary.custom import is_reference
 from corollary.engines.trainer import EmbeddedTrainer
 from corollary.errors import DataError, ResumeError
 from corollary.models.export import Card, DataUse, Metric, export
+from corollary.models.heads import as_reward_model, padding_token, without_scalar_head
 from corollary.models.load import LoadedModel, load_model
 from corollary.models.lora import merged
 from corollary.run import checkpoint
@@ -35,7 +37,19 @@ def export_run(run: Path, folder: Path) -> Path:
     model = load_model(recipe.model.path, dtype=recipe.model.resolved_dtype(), chat_template=recipe.model.chat_template)
     outfit(recipe, model)
     EmbeddedTrainer(model.model, recipe.trainer, recipe.optimizer, total_steps=1).load_state_dict(saved.tensors)
-    return export(merged(model.model), model.tokenizer, folder, card=card(run, recipe, model, saved.step))
+    return export_trained(recipe, model, folder, card=card(run, recipe, model, saved.step))
+
+
+def export_trained(recipe: Recipe, model: LoadedModel, folder: Path, *, card: Card) -> Path:
+    """Write what was trained as its users want it: adapters merged, a reward model as one, a policy without its critic's head."""
+    plain, tokenizer = merged(model.model), model.tokenizer
+    if not recipe.algorithm.is_reward_model:
+        return export(without_scalar_head(plain), tokenizer, folder, card=card)
+    padding = padding_token(tokenizer, model.eos_token_ids)
+    if padding is not None:
+        tokenizer = copy.deepcopy(tokenizer)
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(padding)
+    return export(as_reward_model(plain, padding), tokenizer, folder, card=card)
 
 
 def card(run: Path, recipe: Recipe, model: LoadedModel, step: int) -> Card:

@@ -12,11 +12,10 @@ from typing import Any
 import torch
 
 from corollary.errors import StorageError, UserCodeError
-from corollary.models.export import export
-from corollary.models.lora import merged, save_adapter
+from corollary.models.lora import save_adapter
 from corollary.run import checkpoint
 from corollary.run.assembly import Console, Run, build, check
-from corollary.run.exporting import card
+from corollary.run.exporting import card, export_trained
 from corollary.run.measuring import measure, measure_only
 from corollary.run.memory import give_back_free_blocks, keep_large_blocks
 from corollary.run.own_code import blamed, source_of
@@ -157,5 +156,5 @@ def _finish(run: Run, console: Console) -> None:
             shutil.rmtree(folder / name, ignore_errors=True)
         if lora:
             save_adapter(model.model, lora, folder / "adapter", base=run.recipe.model.path)
-        export(merged(model.model), model.tokenizer, folder / "model", card=card(folder, run.recipe, model, run.done))
+        export_trained(run.recipe, model, folder / "model", card=card(folder, run.recipe, model, run.done))
     console.note(f"report: {write_report(run.record.folder)}")

@@ -7,7 +7,7 @@ from typing import Any
 from corollary.data.datasets import load_prompts
 from corollary.engines.sampler import EmbeddedSampler
 from corollary.errors import ConfigError
-from corollary.evaluate import compared, described, evaluate, summary
+from corollary.evaluate import Row, compared, described, evaluate, summary
 from corollary.models.load import load_model
 from corollary.rewards.arithmetic import judge
 from corollary.run.assembly import Console, Run, embedded_sampler, engines
@@ -38,12 +38,18 @@ def measure(run: Run, console: Console, step: int) -> None:
     before = run.record.evaluation(0)
     result: dict[str, Any] = {"dataset": settings.data.path, "prompts": len(rows)}
     if before is not None:
-        result["before"] = summary(before, 0)
+        result["before"] = _summed(run.recipe, before, 0)
     if step:
-        result["after"] = summary(rows, step)
+        result["after"] = _summed(run.recipe, rows, step)
         if before is not None:
             result["difference"] = compared(before, rows)
     write_json(run.record.folder / "evaluation.json", result)
+
+
+def _summed(recipe: Recipe, rows: list[Row], step: int) -> dict[str, Any]:
+    """Every metric with its interval, and what the algorithm says of all examples together."""
+    measures = [row["measures"] for row in rows if "measures" in row]
+    return summary(rows, step) | (dict(recipe.algorithm.overall(measures)) if measures else {})
 
 
 def held_out_rows(settings: EvaluationConfig, sampler: EmbeddedSampler, prompts: list[Prompt]) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ from corollary.algorithms.distill import DistillConfig
 from corollary.algorithms.grpo import GRPOConfig
 from corollary.algorithms.ppo import PPOConfig
 from corollary.algorithms.preference import OnlinePreferenceConfig, PreferenceConfig
+from corollary.algorithms.reward_model import RewardModelConfig
 from corollary.algorithms.sft import SFTConfig
 from corollary.algorithms.unpaired import UnpairedConfig
 from corollary.config import Config, one_of_classes
@@ -27,7 +28,16 @@ if TYPE_CHECKING:
     AnyAlgorithm = Algorithm
 else:
     AnyAlgorithm = one_of_classes(
-        [GRPOConfig, PPOConfig, SFTConfig, PreferenceConfig, OnlinePreferenceConfig, UnpairedConfig, DistillConfig],
+        [
+            GRPOConfig,
+            PPOConfig,
+            SFTConfig,
+            PreferenceConfig,
+            OnlinePreferenceConfig,
+            UnpairedConfig,
+            RewardModelConfig,
+            DistillConfig,
+        ],
         Algorithm,
     )
 

@@ -245,8 +245,8 @@ class ReplayedRLOO(trl.RLOOTrainer):
 @pytest.mark.parametrize("beta", [0.0, 0.05])
 def test_rloo_s_first_step_has_the_same_gradient(beta: float, folder: Path, start: dict[str, Tensor]) -> None:
     """Its value is another: theirs is of the ratio of whole answers, which is 1, ours of logπ."""
-    kl = {"kl": {"type": "in_reward", "coef": beta}} if beta else {}
-    settings = {"advantage": "leave_one_out", "loss": "reinforce", "average": "sequence_sum"} | kl
+    kl: Settings = {"kl": {"type": "in_reward", "coef": beta}} if beta else {}
+    settings: Settings = {"advantage": "leave_one_out", "loss": "reinforce", "average": "sequence_sum"} | kl
     questions = tuple(ANSWERS)[:2]
     arguments = theirs.arguments(
         trl.RLOOConfig, folder, per_device_train_batch_size=8, num_generations=4, max_completion_length=LONGEST, beta=beta,

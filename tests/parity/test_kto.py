@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from copy import copy
-from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from torch import Tensor
 
-from corollary.algorithms.base import Algorithm, Engines
-from corollary.config import variant
-from corollary.data.collate import token_batch
+from corollary.algorithms.unpaired import UnpairedConfig
 from corollary.data.sources import DataConfig
-from corollary.losses.unpaired import kto, kto_baseline, mismatched
-from corollary.ops.reduce import SequenceMean
-from corollary.types import Prompt, Step, UnpairedBatch
 from parity import model, ours, theirs
 from parity.taken import Taken, agree, residual
 
@@ -64,32 +57,9 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-class Unpaired(Algorithm):
-    """KTO as `losses.unpaired` has it: z0 of the step, on each prompt with the answer to the next."""
-
-    type: str = "unpaired"
-    prompts_per_step: int = len(ROWS)
-    loss: Any = None
-
-    def steps(self, engines: Engines) -> Iterator[Step]:
-        for prompts in engines.prompts:
-            answers = [engines.encode(p.columns["answer"]) for p in prompts]
-            batch = self.batch(engines, prompts, answers)
-            others = self.batch(engines, prompts, [answers[i] for i in mismatched(len(answers)).tolist()])
-            assert others.ref_logprobs is not None
-            z0 = kto_baseline(engines.trainer.logprobs(others).sum(1), others.ref_logprobs.sum(1))
-            yield Step(engines.trainer.step(replace(batch, baseline=z0), self.loss))
-
-    def batch(self, engines: Engines, prompts: Sequence[Prompt], answers: Sequence[Sequence[int]]) -> UnpairedBatch:
-        plain = token_batch(prompts, answers, SequenceMean())
-        shared = {f.name: getattr(plain, f.name) for f in fields(plain)}
-        desirable = torch.tensor([p.columns["good"] for p in prompts])
-        return UnpairedBatch(**shared, desirable=desirable, ref_logprobs=engines.reference.logprobs(plain))
-
-
 def our_step(folder: Path, **loss: Any) -> tuple[Taken, list[Mapping[str, Any]]]:
     """The step, and the rows in the order in which it met them."""
-    config = Unpaired(loss=variant(kto)(**loss))
+    config = UnpairedConfig.model_validate({"examples_per_step": len(ROWS), "desirable": "good", "loss": loss})
     data = DataConfig(path=str(ours.rows_file(folder / "rows.jsonl", ROWS)), template="{question}")
     lent = ours.engines(folder / "policy", data, config, reference=folder / "reference")
     met = [prompt.columns for prompt in next(copy(lent.prompts))]
@@ -111,20 +81,20 @@ CASES: dict[str, tuple[Settings, Settings]] = {
 def test_the_step_is_the_same(name: str, folder: Path, start: dict[str, Tensor]) -> None:
     """They pair a prompt with the answer of the row before, ours with that of the row behind: they are given the rows backwards."""
     settings, loss = CASES[name]
-    mine, met = our_step(folder, **{k: v for k, v in loss.items() if k != "type"})
+    mine, met = our_step(folder, **loss)
     other = their_step(folder, met[::-1], **settings)
     agree(f"KTO, {name}", mine, other, start)
 
 
 def test_another_order_is_another_reference_point(folder: Path, start: dict[str, Tensor]) -> None:
     """In our order, their prompts are paired with other answers."""
-    mine, met = our_step(folder)
+    mine, met = our_step(folder, type="kto")
     assert residual(mine, their_step(folder, met), start).gradient > 1e-3
 
 
 def test_the_reference_point_is_of_the_step_here_and_of_an_accumulated_batch_there(
     folder: Path, start: dict[str, Tensor]
 ) -> None:
-    mine, met = our_step(folder)
+    mine, met = our_step(folder, type="kto")
     split = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 3}
     assert residual(mine, their_step(folder, met[::-1], **split), start).gradient > 1e-3

@@ -14,11 +14,10 @@ from transformers import AutoModelForSequenceClassification
 
 from corollary.algorithms.base import Algorithm, Engines
 from corollary.config import variant
-from corollary.data.collate import preference_batch
+from corollary.data.collate import as_kind, ended, preference_batch
 from corollary.data.sources import DataConfig
 from corollary.losses.reward_model import bradley_terry
-from corollary.ops.reduce import PairMean, token_weights
-from corollary.types import Step
+from corollary.types import PreferenceBatch, Step
 from parity import model, ours, theirs
 from parity.taken import CLOSE, Taken, agree, in_order, residual
 
@@ -62,30 +61,27 @@ def their_step(folder: Path, rows: Sequence[Mapping[str, Any]], **settings: Any)
 
 
 class Pairs(Algorithm):
-    """A reward model as `losses.reward_model` has it.
-
-    A value is one of the state before a token. To be that of the whole answer, its end-of-sequence included, a token stands
-    behind it that is read by nobody.
-    """
+    """A reward model as `losses.reward_model` has it: a value is one of the state before a token, so one stands behind the answer."""
 
     type: str = "pairs"
     prompts_per_step: int = len(ROWS)
     loss: Any = None
     margins: bool = False
-    behind: tuple[int, ...] = (0,)
+    with_end: bool = True
 
     def steps(self, engines: Engines) -> Iterator[Step]:
         for prompts in engines.prompts:
-            sides = [[[*engines.encode(p.columns[side]), *self.behind] for p in prompts] for side in SIDES]
-            batch = preference_batch(prompts, *sides)
-            last = torch.arange(batch.targets.shape[1]) == batch.lengths[:, None] - 1
-            margins = torch.tensor([p.columns["margin"] for p in prompts]).repeat_interleave(2)
-            batch = replace(batch, weights=token_weights(last, PairMean()), margins=margins if self.margins else None)
+            cut = None if self.with_end else -1
+            sides = [[engines.encode(p.columns[side])[:cut] for p in prompts] for side in SIDES]
+            margins = (
+                torch.tensor([p.columns["margin"] for p in prompts]).repeat_interleave(2) if self.margins else None
+            )
+            batch = as_kind(PreferenceBatch, ended(preference_batch(prompts, *sides)), margins=margins)
             yield Step(engines.trainer.step(batch, self.loss))
 
 
-def our_step(folder: Path, *, margins: bool = False, behind: tuple[int, ...] = (0,), **loss: Any) -> Taken:
-    config = Pairs(loss=variant(bradley_terry)(**loss), margins=margins, behind=behind)
+def our_step(folder: Path, *, margins: bool = False, with_end: bool = True, **loss: Any) -> Taken:
+    config = Pairs(loss=variant(bradley_terry)(**loss), margins=margins, with_end=with_end)
     data = DataConfig(path=str(ours.rows_file(folder / "rows.jsonl", ROWS)), template="{question}")
     return ours.step(config, ours.engines(folder, data, config, head=head()))
 
@@ -119,4 +115,4 @@ def test_where_padding_is_the_end_theirs_is_the_reward_of_an_answer_without_its_
     rows = [*map(conversation, ROWS)]
     other = their_step(folder, rows, pad_token=theirs.tokenizer(folder).eos_token)
     assert residual(our_step(folder), other, start(folder)).gradient > 0.1
-    assert residual(our_step(folder, behind=()), other, start(folder)).gradient < CLOSE
+    assert residual(our_step(folder, with_end=False), other, start(folder)).gradient < CLOSE

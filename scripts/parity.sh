@@ -4,7 +4,7 @@
 #     scripts/parity.sh [pytest arguments]
 #
 # Makes an environment of its own in .venv-parity (or $PARITY_VENV), because TRL's dependencies are none of ours, and
-# pins the versions that the page speaks of. About a minute from nothing, half of it the tests.
+# pins the versions that the page speaks of. About two minutes from nothing, most of it the tests.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

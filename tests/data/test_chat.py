@@ -349,6 +349,16 @@ def test_an_answer_has_no_mark_of_a_text_s_start() -> None:
     assert marking.decode(list(encode_answer(marking, "an"))) == "an"
 
 
+def test_a_token_that_becomes_a_control_token_later_is_one_from_then_on() -> None:
+    tok = tokenizer()
+    tok.add_tokens(["<stop>"])
+    asked = conversation(("user", "x<stop>"))
+    stop = tok.convert_tokens_to_ids("<stop>")
+    assert stop in encode_chat(tok, asked).token_ids
+    tok.add_special_tokens({"additional_special_tokens": ["<stop>"]}, replace_extra_special_tokens=False)
+    assert stop not in encode_chat(tok, asked).token_ids
+
+
 @pytest.mark.slow
 def test_smollm2_learns_of_a_conversation_what_the_assistant_says() -> None:
     tok = smollm2().tokenizer

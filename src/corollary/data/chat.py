@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from corollary.data.control import control
 from corollary.data.rendering import place, rendered
 from corollary.errors import DataError, ModelError
 from corollary.types import Message
@@ -104,11 +105,11 @@ def encode_conversation(
     wanted = turns if train_on == "all_assistant" else turns[-1:]
     whole, spans = script.marked(turns) if script.marks else script.compared(wanted)
     encoded = script.encoded(whole)
-    trained, control = [False] * len(encoded.token_ids), script.control
+    trained, ends = [False] * len(encoded.token_ids), control(tokenizer).ids
     for turn, span in zip(wanted, spans[-len(wanted) :], strict=True):
         start, end = (_tokens_up_to(script, whole, at, encoded.token_ids, turn) for at in span)
         said = encoded.token_ids[start:end]
-        closing = max((i + 1 for i, token in enumerate(said) if token in control), default=len(said))
+        closing = max((i + 1 for i, token in enumerate(said) if token in ends), default=len(said))
         trained[start : start + closing] = [True] * closing
     if not any(trained):
         raise DataError("the chat template writes nothing of what the assistant says")
@@ -172,11 +173,6 @@ class Script:
         return Encoded(tuple(self.tokenizer(rendered, add_special_tokens=False)["input_ids"]), rendered)
 
     @property
-    def control(self) -> set[int]:
-        """The control tokens."""
-        return {i for i, token in self.tokenizer.added_tokens_decoder.items() if token.special}
-
-    @property
     def marks(self) -> bool:
         """Whether the template marks what the assistant says."""
         return bool(_GENERATION.search(self.tokenizer.get_chat_template()))
@@ -235,28 +231,20 @@ def disguised(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -
             code="E0320",
         )
     plain = checked(messages)
-    control = _control_pattern(tokenizer)
-    if not any(control.search(m["content"]) for m in plain):
+    first = control(tokenizer).first
+    if not any(first.search(m["content"]) for m in plain):
         return Script(tokenizer, plain, {})
-    disguise = _stand_ins(tokenizer, plain, control)
-    broken = [m | {"content": control.sub(lambda c: disguise[c[0]], m["content"])} for m in plain]
+    disguise = _stand_ins(tokenizer, plain, first)
+    broken = [m | {"content": first.sub(lambda c: disguise[c[0]], m["content"])} for m in plain]
     return Script(tokenizer, broken, {s: c for c, s in disguise.items()})
 
 
-def _control_pattern(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
-    """Matches the first character of every control token's string, also where two of them overlap."""
-    strings = sorted(
-        {t.content for t in tokenizer.added_tokens_decoder.values() if t.special and t.content}, key=len, reverse=True
-    )
-    return re.compile(f"(?=(?:{'|'.join(map(re.escape, strings)) or '(?!)'}))(?s:.)")
-
-
 def _stand_ins(
-    tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], control: re.Pattern[str]
+    tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], pattern: re.Pattern[str]
 ) -> dict[str, str]:
     """First characters of control strings → private-use characters that occur nowhere in the conversation or the template."""
     whole = "".join(m["content"] for m in messages)
-    first = sorted({c[0] for m in messages for c in control.finditer(m["content"])})
+    first = sorted({c[0] for m in messages for c in pattern.finditer(m["content"])})
     taken = set(whole) | set(str(tokenizer.chat_template))
     free = (chr(c) for c in _PRIVATE_USE if chr(c) not in taken)
     return dict(zip(first, free, strict=False))
@@ -270,14 +258,14 @@ def _encode_disguised(tokenizer: PreTrainedTokenizerBase, rendered: str, restore
     """
     table = str.maketrans(dict(restore))
     found = tokenizer(rendered, add_special_tokens=False, return_offsets_mapping=True)
-    control = {i for i, t in tokenizer.added_tokens_decoder.items() if t.special}
+    known = control(tokenizer).ids
     ids: list[int] = []
     done = 0
     for token, (start, end) in [
         *zip(found["input_ids"], found["offset_mapping"], strict=True),
         (None, (len(rendered),) * 2),
     ]:
-        if token is not None and token not in control:
+        if token is not None and token not in known:
             continue
         piece = rendered[done:start].translate(table)
         ids += tokenizer(piece, add_special_tokens=False, split_special_tokens=True)["input_ids"] if piece else []

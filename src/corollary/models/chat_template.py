@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from corollary.data.chat import encode_conversation
+from corollary.data.control import control
 from corollary.errors import ModelError
 
 if TYPE_CHECKING:
@@ -41,15 +42,14 @@ def give(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
     tokenizer.chat_template = template
     probe = [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]
     last = encode_conversation(tokenizer, probe).token_ids[-1]
-    closing = tokenizer.added_tokens_decoder.get(last)
-    if closing is None or not closing.special:
+    if last not in control(tokenizer).ids:
         raise ModelError(
             "no control token ends an answer in it, so a model could not learn to stop",
             where=f"model.chat_template={name}",
             hint="end an answer with {{ eos_token }}",
             code="E0321",
         )
-    tokenizer.eos_token = closing.content
+    tokenizer.eos_token = str(tokenizer.convert_ids_to_tokens(last))
 
 
 def _source(name: str) -> str:
@@ -73,6 +73,6 @@ def _claim(tokenizer: PreTrainedTokenizerBase, tokens: tuple[str, ...], name: st
         raise ModelError(
             f"the model has no token {missing[0]}", where=f"model.chat_template={name}", hint="take plain", code="E0320"
         )
-    control = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
-    if ordinary := [token for token in tokens if token not in control]:
+    known = control(tokenizer).ids
+    if ordinary := [token for token in tokens if vocabulary[token] not in known]:
         tokenizer.add_special_tokens({"additional_special_tokens": ordinary}, replace_extra_special_tokens=False)

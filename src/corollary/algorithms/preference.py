@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
@@ -83,17 +84,17 @@ class PreferenceConfig(PairRows, OnPairs):
         return self.pairs_per_step
 
     def measured(self, engines: Engines, held_out: Sequence[Prompt]) -> Sequence[Metrics]:
-        """Of each held-out example: `accuracy`, `margin` and `chosen_logprob` as `told` has them, meaned over its pairs."""
+        """What `told` has of each held-out example, the mean over its pairs."""
         if not all(self.speak_of(prompt) for prompt in held_out):
             return ()
-        pairs = [pair for prompt in held_out for pair in self.pairs(prompt, engines.encode)]
-        batch = paired(pairs, None)
+        pairs = [self.pairs(prompt, engines.encode) for prompt in held_out]
+        batch = paired([*chain(*pairs)], None)
         if self.needs_reference:
-            names = [f"held-out/{pair.name}" for pair in pairs]
+            names = [f"held-out/{pair.name}" for pair in chain(*pairs)]
             batch = replace(batch, ref_logprobs=remembered(batch, names, engines.reference, engines.kept))
         said = told(engines.trainer.logprobs(batch), batch, each_token=Bound(self.loss).declaration.length_invariant)
-        rows = {prompt.id: [i for i, pair in enumerate(pairs) if pair.prompt is prompt] for prompt in held_out}
-        return [{n: said[n][rows[p.id]].mean().item() for n in said if n != "rejected_logprob"} for p in held_out]
+        means = {n: [x.mean().item() for x in values.split([*map(len, pairs)])] for n, values in said.items()}
+        return [{name: values[i] for name, values in means.items()} for i in range(len(held_out))]
 
     def steps(self, engines: Engines) -> Iterator[Step]:
         return steps(

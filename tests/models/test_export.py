@@ -2,18 +2,21 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from pathlib import Path
 
 import pytest
 import torch
-import yaml
+from gguf import GGUFReader
+from peft import PeftModel
+from tokenizers import normalizers
 
 from corollary.data.chat import encode_chat
-from corollary.errors import StorageError
+from corollary.errors import ModelError, StorageError
 from corollary.models import export as exporting
-from corollary.models.export import Card, DataUse, Metric, export, readme
+from corollary.models.card import Card, DataUse, Metric
+from corollary.models.export import export, export_adapter, export_gguf
 from corollary.models.load import Dtype, load_model
+from corollary.models.lora import LoRA, with_lora
 from models import small
 
 CARD = Card(
@@ -62,7 +65,9 @@ def test_an_export_holds_what_others_read_and_no_path_of_this_machine(tmp_path: 
 
 
 def test_an_export_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exporting, "readme", lambda card: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    monkeypatch.setattr(
+        exporting, "readme", lambda card, form: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+    )
     with pytest.raises(StorageError, match=r"out: cannot be written \(No space left on device\)"):
         export(small.model(), small.tokenizer(), tmp_path / "out", card=CARD)
     assert list(tmp_path.iterdir()) == []
@@ -76,45 +81,41 @@ def test_an_export_is_silent(tmp_path: Path, capfd: pytest.CaptureFixture[str]) 
 def test_an_export_replaces_nothing(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("x")
-    with pytest.raises(StorageError, match="exists already; name another folder"):
+    with pytest.raises(StorageError, match="exists already; give another name"):
         export(small.model(), small.tokenizer(), tmp_path / "out", card=CARD)
     assert os.listdir(tmp_path / "out") == ["mine.txt"]
     (tmp_path / "out" / "mine.txt").unlink()
     export(small.model(), small.tokenizer(), tmp_path / "out", card=CARD)
 
 
-def test_a_card_says_base_model_data_metrics_and_config() -> None:
-    text = readme(CARD)
-    front = yaml.safe_load(text.split("---\n")[1])
-    assert front == {
-        "library_name": "transformers", "license": "apache-2.0", "base_model": "org/tiny", "datasets": ["svamp"], "tags": ["corollary"],
-    }  # fmt: skip
-    assert "| svamp | training | 1,000 | MIT |" in text
-    assert "| greedy/strict | 0.120 | 0.320 | +0.200 (+0.140 to +0.260) |" in text
-    assert "| new | – | 0.500 |  |" in text
-    assert "difference (95% interval)" in text
-    assert "```yaml\nsteps: 40\nloss:\n  type: grpo\n```" in text
-    assert "torch 2.13.0" in text
+def test_a_gguf_file_appears_whole_or_not_at_all_and_replaces_nothing(tmp_path: Path) -> None:
+    words = small.tokenizer()
+    words.backend_tokenizer.normalizer = normalizers.Lowercase()
+    with pytest.raises(ModelError, match="cannot say this tokenizer"):
+        export_gguf(small.model(), words, tmp_path / "m.gguf", card=CARD, dtype="f16")
+    assert list(tmp_path.iterdir()) == []
+    out = export_gguf(small.model(), small.tokenizer(), tmp_path / "m.gguf", card=CARD, dtype="f16")
+    with pytest.raises(StorageError, match=r"m\.gguf: exists already"):
+        export_gguf(small.model(), small.tokenizer(), out, card=CARD, dtype="f16")
+    fields = GGUFReader(out).fields
+    assert fields["general.name"].contents() == "Tiny, trained"
+    assert fields["general.license"].contents() == "Apache-2.0"
+    assert fields["general.description"].contents() == "org/tiny trained further with Corollary: GRPO, 40 steps"
 
 
-def test_a_card_without_data_or_metrics_has_no_empty_sections() -> None:
-    text = readme(Card(title="t", base_model="b", licence="not stated", method="m"))
-    assert yaml.safe_load(text.split("---\n")[1])["license"] == "other"
-    assert re.findall(r"^#+ .*", text, re.MULTILINE) == ["# t"]
-
-
-def test_text_in_a_card_opens_no_markup(tmp_path: Path) -> None:
-    hostile = "x | y\n# z <script>alert(1)</script> [a](javascript:b) `c` \x1b[31m"
-    card = Card(
-        title=hostile, base_model=hostile, licence=hostile, method=hostile, config_diff="a: |\n  ```\n  # not a heading\n",
-        data=[DataUse(name=hostile, use=hostile, rows=1, licence=hostile)], metrics=[Metric(name=hostile, before=1.0)],
-    )  # fmt: skip
-    text = readme(card)
-    yaml.safe_load(text.split("---\n")[1])
-    body = text.split("---\n", 2)[2]
-    assert "\x1b" not in text
-    assert not re.search(r"(?<!\\)<script", body)
-    assert not re.search(r"(?<!\\)\[a", body)
-    assert re.findall(r"^#+ ", body.split("````")[0], re.MULTILINE) == ["# ", "## ", "## ", "## "]
-    assert all(line.count("|") - line.count("\\|") == 5 for line in body.splitlines() if line.startswith("| x"))
-    assert body.count("````") == 2
+def test_an_adapter_folder_gives_peft_the_same_logits(tmp_path: Path) -> None:
+    small.folder(tmp_path / "base")
+    settings = LoRA(rank=2)
+    loaded = load_model(str(tmp_path / "base"))
+    tuned = with_lora(loaded.model, settings, seed=0)
+    with torch.no_grad():
+        for name, parameter in tuned.named_parameters():
+            if "lora_B" in name:
+                parameter.fill_(0.1)
+    out = export_adapter(tuned, loaded.tokenizer, tmp_path / "out", card=CARD, settings=settings, base="org/tiny")
+    ids = torch.tensor([[1, 2, 3]])
+    again = PeftModel.from_pretrained(load_model(str(tmp_path / "base")).model, str(out))
+    assert torch.allclose(again(ids).logits, tuned(ids).logits, atol=1e-6)
+    assert not torch.equal(again(ids).logits, load_model(str(tmp_path / "base")).model(ids).logits)
+    assert "PeftModel.from_pretrained" in (out / "README.md").read_text()
+    assert (out / "chat_template.jinja").exists()

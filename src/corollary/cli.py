@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
@@ -142,12 +142,18 @@ def chat(
 @app.command()
 def export(
     run: Annotated[Path, typer.Argument(help="a run's folder")],
-    folder: Annotated[Path, typer.Argument(help="where to write; must not exist")],
+    target: Annotated[Path, typer.Argument(help="what to write, a folder or FILE.gguf; must not exist")],
+    format_: Annotated[
+        Literal["folder", "gguf", "adapter"] | None,
+        typer.Option("--format", help="folder: for transformers, adapters merged; gguf: for llama.cpp; adapter: for peft"),
+    ] = None,
+    dtype: Annotated[Literal["f16", "bf16", "f32"], typer.Option(help="of a GGUF file's matrices")] = "f16",
 ) -> None:
-    """Write the newest checkpoint of a run as a folder that transformers loads."""
+    """Write the newest checkpoint of a run for others to load."""
     from corollary.run.exporting import export_run
 
-    print(export_run(run, folder))
+    form = format_ or ("gguf" if target.suffix == ".gguf" else "folder")
+    print(export_run(run, target, form=form, dtype=dtype))
 
 
 @app.command()

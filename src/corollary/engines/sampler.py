@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -79,6 +80,14 @@ class _Prefill:
         return self.inner(layer, q, k, v, scaling=scaling, window=window)
 
 
+class Answers(Protocol):
+    """What takes tokens as they are drawn."""
+
+    def extend(self, rows: list[int], tokens: list[int], logprobs: list[float]) -> tuple[list[int], list[bool]]:
+        """One token for each row, with its log-probability; the tokens that are to be read on, and which rows go on."""
+        ...
+
+
 class EmbeddedSampler:
     """Samples from a transformers model in this process; shares the trainer's weights where it is given the same model.
 
@@ -130,7 +139,7 @@ class EmbeddedSampler:
             ]
             places = [(start + i, g) for i in range(len(part)) for g in range(group_size)]
             answers = _Answers(self.decode, self.eos, sampling, self.version, places, partner)
-            for _ in self._decode(part, group_size, sampling, np.stack(draws), answers):
+            for _ in self.decoding(part, group_size, sampling, np.stack(draws), answers):
                 pass
             done = answers.completions()
             groups += [done[i : i + group_size] for i in range(0, len(done), group_size)]
@@ -141,7 +150,7 @@ class EmbeddedSampler:
         draws = stream(self.seed, *names, 0, 0).random(sampling.max_tokens)[None]
         answers = _Answers(self.decode, self.eos, sampling, self.version, [(0, 0)])
         said = ""
-        for _ in self._decode([prompt], 1, sampling, draws, answers):
+        for _ in self.decoding([prompt], 1, sampling, draws, answers):
             text = answers.text(0)
             if not text.endswith("\ufffd") and len(text) > len(said):
                 yield text[len(said) :]
@@ -150,10 +159,18 @@ class EmbeddedSampler:
             yield text[len(said) :]
 
     @torch.inference_mode()
-    def _decode(
-        self, prompts: Sequence[Prompt], group_size: int, sampling: Sampling, draws: np.ndarray, answers: _Answers
+    def decoding(
+        self, prompts: Sequence[Prompt], group_size: int, sampling: Sampling, draws: np.ndarray, answers: Answers
     ) -> Iterator[None]:
-        """Fill `answers`, one token of each living sequence per item."""
+        """Fill `answers`, one token of each living sequence per item; row i·G + g is answer g to prompt i.
+
+        Args:
+            prompts: P of them.
+            group_size: G.
+            sampling: of all of them.
+            draws: `[P·G, max_tokens]` uniform numbers, a row for each answer.
+            answers: takes the tokens, and says which rows go on.
+        """
         was_training = self.model.training
         self.model.eval()
         try:

@@ -108,11 +108,11 @@ def gain(model: EmbeddedTrainer, reference: EmbeddedScorer, prompt: Prompt, text
 def test_z0_is_the_gain_of_each_prompt_with_the_next_one_s_answer() -> None:
     model, reference = trainer(torch.float64), scorer(torch.float64, seed=3)
     asked = rows()
-    found = baseline(UnpairedConfig().batch(asked, encode), model, reference).item()
-    each = [gain(model, reference, p, asked[(i + 1) % 4].columns["answer"]) for i, p in enumerate(asked)]
-    assert found == pytest.approx(max(0.0, sum(each) / 4), rel=1e-9)
-    turned = baseline(UnpairedConfig().batch(asked, encode), reference, model).item()  # type: ignore[arg-type]
-    assert (found > 0) != (turned > 0), "a mean below 0 is 0, and one of the two is above"
+    mean = sum(gain(model, reference, p, asked[(i + 1) % 4].columns["answer"]) for i, p in enumerate(asked)) / 4
+    batch = UnpairedConfig().batch(asked, encode)
+    assert baseline(batch, model, reference).item() == pytest.approx(max(0.0, mean), rel=1e-9)
+    assert baseline(batch, reference, model).item() == pytest.approx(max(0.0, -mean), rel=1e-9)
+    assert mean != 0, "one of the two is above 0"
 
 
 def test_an_answer_to_the_same_prompt_is_never_the_mismatched_one() -> None:

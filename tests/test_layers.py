@@ -28,9 +28,11 @@ ONLY_HERE = {
     "transformers": (
         "models/",
         "data/",
+        "envs/",
         "engines/layout.py",
         "engines/trainer.py",
         "engines/sampler.py",
+        "run/assembly.py",
         "theory/contract/model.py",
     ),
     "omegaconf": ("config/",),

@@ -19,7 +19,8 @@ from corollary.ops.estimate import (
     pass_at_k,
 )
 from corollary.ops.means import mean_difference, mean_interval
-from corollary.types import Completion, Metrics, Prompt, Sampling
+from corollary.rollout import Player
+from corollary.types import Completion, Metrics, Prompt, Rollout, Sampling, transcript
 
 Judge = Callable[[str, str], tuple[bool, bool]]
 """(an answer's text, the gold answer) → (right by strict extraction, right by lenient extraction)"""
@@ -65,6 +66,46 @@ def evaluate(
             "columns": dict(prompt.columns),
             "greedy": judged(prompt, first[0]),
             "sampled": [judged(prompt, completion) for completion in others],
+        }
+        for prompt, first, others in zip(prompts, best, more, strict=True)
+    ]
+
+
+def played(
+    player: Player,
+    prompts: Sequence[Prompt],
+    *,
+    samples: int,
+    temperature: float,
+    max_tokens: int,
+    stop: tuple[str, ...] = (),
+) -> list[Row]:
+    """One row per episode, as `evaluate` gives them. An episode is right strictly where it earns full mark, leniently where anything.
+
+    Args:
+        player: with the weights to be measured; its random streams are not those of training.
+        prompts: held-out episodes.
+        samples: episodes played per prompt at `temperature`; 0: only the greedy one.
+        max_tokens, stop: of one answer, all turns and observations of it.
+    """
+    greedy = Sampling(temperature=0, max_tokens=max_tokens, stop=stop)
+    drawn = Sampling(temperature=temperature, max_tokens=max_tokens, stop=stop)
+    best = player.play(prompts, 1, greedy, number=0)
+    more = player.play(prompts, samples, drawn, number=1) if samples else [[] for _ in prompts]
+
+    def judged(rollout: Rollout) -> Row:
+        reward, said = rollout.reward, rollout.completion
+        strict, lenient = (reward is not None and reward >= player.full_mark), (reward is not None and reward > 0)
+        return {"text": transcript(said), "strict": strict, "lenient": lenient, "truncated": said.truncated}
+
+    return [
+        {
+            "prompt_id": prompt.id,
+            "prompt": prompt.text,
+            "columns": dict(prompt.columns),
+            "greedy": judged(first[0]),
+            "sampled": [judged(rollout) for rollout in others],
+            "measures": {"reward": first[0].reward or 0.0, "turns": first[0].counts.get("turns", 1.0)},
         }
         for prompt, first, others in zip(prompts, best, more, strict=True)
     ]

@@ -67,6 +67,13 @@ class Completion:
             raise ValueError(f"{len(self.token_ids)} tokens but {len(self.sampled)} sampled")
 
 
+def transcript(completion: Completion) -> str:
+    """An answer in words: its text, or its turns where there are several."""
+    if len(completion.messages) < 2:
+        return completion.text
+    return "\n".join(f"{message['role']}: {message['content']}" for message in completion.messages)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rollout:
     """An answer with what it earned."""

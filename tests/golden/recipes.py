@@ -19,6 +19,25 @@ def vowels(prompts, completions, **columns):
     texts = [c[0]["content"] if isinstance(c, list) else c for c in completions]
     return [sum(ch in "aeiou" for ch in text) / 8 for text in texts]
 """
+ENVIRONMENT = """
+from corollary.envs.base import Environment, Turn
+
+
+class Vowels(Environment):
+    max_turns: int = 3
+
+    def episode(self, columns):
+        return Told()
+
+
+class Told:
+    def reset(self, seed):
+        return f"Seed {seed % 10}."
+
+    def step(self, action):
+        vowels = sum(letter in "aeiou" for letter in action)
+        return Turn(f"{vowels}", reward=vowels / 8, terminated=vowels > 2)
+"""
 SHARED = """
 model: {{path: {folder}/model, dtype: float32, device: cpu}}
 data: {{path: {folder}/rows.jsonl, template: "{{question}}"}}
@@ -46,6 +65,10 @@ RECIPES = {
     + "algorithm: {{type: ppo, prompts_per_step: 2, group_size: 4, max_tokens: 8, epochs: 2, critic: {{type: own, warmup: 2, optimizer: {{lr: 1.0e-2}}}}}}",
     "ppo-shared": VOWELS
     + "algorithm: {{type: ppo, prompts_per_step: 2, group_size: 4, max_tokens: 8, minibatches: 2, critic: shared, truncated: bootstrap}}",
+    "grpo-environment": 'environment: {{type: "{folder}/environment.py:Vowels"}}\n'
+    + "algorithm: {{type: grpo, prompts_per_step: 2, group_size: 4, max_tokens: 64, stop: [a, n, i]}}",
+    "ppo-environment": 'environment: {{type: "{folder}/environment.py:Vowels"}}\n'
+    + "algorithm: {{type: ppo, prompts_per_step: 2, group_size: 4, max_tokens: 64, stop: [a, n, i], critic: shared}}",
     "grpo": VOWELS + "algorithm: {{type: grpo, prompts_per_step: 2, group_size: 4, max_tokens: 8, kl: in_loss}}",
 }
 """name → YAML, in braces what `written` fills in; every recipe has 6 steps and is given SHARED"""
@@ -64,6 +87,7 @@ def written(folder: Path) -> Path:
     weights = {name: 1.5 * tensor for name, tensor in load_file(other).items()}
     save_file(weights, other, metadata={"format": "pt"})
     (folder / "vowels.py").write_text(REWARD)
+    (folder / "environment.py").write_text(ENVIRONMENT)
     (folder / "rows.jsonl").write_text("".join(json.dumps(row(i)) + "\n" for i in range(5)))
     return folder
 

@@ -17,7 +17,7 @@ from corollary.config.variants import defined, from_file
 from corollary.custom import is_reference, line_of, said
 from corollary.data.chat import TrainOn
 from corollary.data.reading import BadRow, Row, read_jsonl
-from corollary.errors import ConfigError, DataError, UserCodeError
+from corollary.errors import ConfigError, CorollaryError, DataError, UserCodeError
 from corollary.models import catalogue, hub
 
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -163,6 +163,8 @@ def _from_function(config: DataConfig) -> Iterator[Row | BadRow]:
                 if isinstance(row, Mapping)
                 else BadRow(where, f"a {type(row).__name__}, not a mapping")
             )
+    except CorollaryError:
+        raise
     except Exception as cause:
         file, line = defined(made.target)
         at = line_of(cause, file)

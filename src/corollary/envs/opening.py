@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import product
 from typing import TYPE_CHECKING
 
 from corollary.data.chat import encode_chat, encode_text
@@ -16,8 +17,8 @@ from corollary.types import Message, Prompt
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-PROBED = 2  # episodes that are tried
-PROBES = ("1", "", "no idea \u2026 \n{}")  # what is said in them
+PROBED = 2  # rows whose episodes are tried
+PROBES = ("1", "", "no idea \u2026 \n{}")  # what is said in them, each of it first in one
 
 
 def begun(messages: Sequence[Message], *, instructions: str = "", opening: str = "") -> list[Message]:
@@ -86,8 +87,9 @@ def check(environment: Environment, prompts: Sequence[Prompt], *, seed: int) -> 
         raise UserCodeError(
             f"environment {environment.type} {lack}", where=environment.file, hint="contract clause: inputs"
         )
-    for prompt in prompts[:PROBED]:
-        first, second = (_played(environment, prompt, seed) for _ in range(2))
+    for prompt, start in product(prompts[:PROBED], range(len(PROBES))):
+        actions = PROBES[start:] + PROBES[:start]
+        first, second = (_played(environment, prompt, seed, actions) for _ in range(2))
         if first != second:
             raise UserCodeError(
                 f"environment {environment.type} gives another episode with the same seed (row {prompt.id})",
@@ -97,9 +99,9 @@ def check(environment: Environment, prompts: Sequence[Prompt], *, seed: int) -> 
             )
 
 
-def _played(environment: Environment, prompt: Prompt, seed: int) -> tuple[str, list[Turn]]:
+def _played(environment: Environment, prompt: Prompt, seed: int, actions: Sequence[str]) -> tuple[str, list[Turn]]:
     seat = Seat(environment, prompt.columns, seed_of(prompt, seed), prompt.id)
-    for action in PROBES:
+    for action in actions:
         if seat.over:
             break
         seat.step(action)

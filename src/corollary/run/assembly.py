@@ -6,7 +6,7 @@ import copy
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor
 
@@ -14,10 +14,13 @@ from corollary.algorithms.base import Engines
 from corollary.data.chat import encode_answer
 from corollary.data.datasets import DataReport, load_prompts
 from corollary.data.loader import PromptLoader
+from corollary.engines.base import Sampler
 from corollary.engines.clock import Clock, TimedSampler, TimedScorer, TimedTeacher, TimedTrainer
 from corollary.engines.reward_model import RewardModel
 from corollary.engines.sampler import EmbeddedSampler
 from corollary.engines.trainer import EmbeddedScorer, EmbeddedTrainer, frozen
+from corollary.envs.multi_turn import MultiTurn
+from corollary.envs.opening import opened
 from corollary.errors import ConfigError, CorollaryError, DataError, ModelError, UserCodeError
 from corollary.models.catalogue import Announce
 from corollary.models.heads import has_scalar_head, with_scalar_head
@@ -31,7 +34,10 @@ from corollary.run.loggers import Loggers
 from corollary.run.own_code import blamed, files, source_of
 from corollary.run.recipe import Recipe
 from corollary.run.record import Record
-from corollary.types import Completion, Metrics, Prompt, Step
+from corollary.types import Completion, Group, Metrics, Prompt, Sampling, Step
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 class Console(Protocol):
@@ -95,12 +101,16 @@ def build(recipe: Recipe, record: Record, console: Console, saved: Checkpoint | 
     outfit(recipe, model)
     prompts, report = usable(recipe, model, *load_prompts(recipe.data, model.tokenizer, announce=announce))
     console.data("training", report)
+    if recipe.algorithm.uses_rewards:
+        prompts = begun(recipe, prompts, model.tokenizer)
     reports = {"training": report}
     held_out: list[Prompt] = []
     if recipe.evaluation:
         held_out, report = load_prompts(recipe.evaluation.data, model.tokenizer, announce=announce)
         if recipe.evaluation.judge == "none":  # they are examples for the algorithm only, like those to train on
             held_out, report = usable(recipe, model, held_out, report)
+        if recipe.measured_by_playing:
+            held_out = begun(recipe, held_out, model.tokenizer)
         reports["evaluation"] = report
         console.data("evaluation", report)
     _fits(recipe, model, prompts, held_out)
@@ -141,6 +151,9 @@ def engines(run: Run, console: Console) -> Engines:
     optional: dict[str, Any] = {}
     if run.reward is not None:
         optional["reward"] = TimedReward(run.reward, run.clock, console)
+    if run.recipe.environment is not None:
+        sampler = TimedSampler(run.sampler, run.clock)
+        optional["environment"] = ToldPlayer(player(run.recipe, run.model, sampler, optional.get("reward")), console)
     if run.reference is not None:
         optional["reference"] = TimedScorer(run.reference, run.clock)
     if run.critic is not None:
@@ -157,6 +170,35 @@ def engines(run: Run, console: Console) -> Engines:
         kept=run.kept,
         **optional,
     )
+
+
+def begun(recipe: Recipe, prompts: list[Prompt], tokenizer: PreTrainedTokenizerBase) -> list[Prompt]:
+    """The prompts as the episodes of the recipe's environment begin; as they are where it has none.
+
+    Raises:
+        ConfigError: nothing that is done in it earns anything.
+        UserCodeError: the environment breaks its contract.
+    """
+    if recipe.environment is None:
+        return prompts
+    made = opened(recipe.environment, prompts, tokenizer, seed=recipe.run.seed)
+    if not recipe.environment.full_mark and not recipe.rewards:
+        what = f"environment {recipe.environment.type} gives no reward by itself"
+        raise ConfigError(what, where="rewards", hint="name at least one, which judges the last turn")
+    return made
+
+
+def player(
+    recipe: Recipe,
+    model: LoadedModel,
+    sampler: Sampler,
+    reward: Reward | TimedReward | None,
+    *,
+    purpose: str = "rollout",
+) -> MultiTurn:
+    """Who plays the recipe's environment."""
+    assert recipe.environment is not None, "asked for where there is one"
+    return MultiTurn(sampler, model.tokenizer, recipe.environment, reward, seed=recipe.run.seed, purpose=purpose)
 
 
 def outfit(recipe: Recipe, model: LoadedModel) -> None:
@@ -255,8 +297,12 @@ def check(recipe: Recipe, model: str, console: Console) -> None:
     announce = _announce(console)
     tokenizer = load_tokenizer(model, chat_template=recipe.model.chat_template, announce=announce)
     prompts, _ = load_prompts(recipe.data, tokenizer, announce=announce)
+    if recipe.algorithm.uses_rewards:
+        begun(recipe, prompts, tokenizer)
     if recipe.evaluation:
-        load_prompts(recipe.evaluation.data, tokenizer, announce=announce)
+        held_out, _ = load_prompts(recipe.evaluation.data, tokenizer, announce=announce)
+        if recipe.measured_by_playing:
+            begun(recipe, held_out, tokenizer)
     if recipe.rewards:
         for spec in recipe.rewards:
             if spec.lent:
@@ -339,6 +385,24 @@ def _part(recipe: Recipe, spec: RewardSpec, model: LoadedModel, announce: Announ
     if not has_scalar_head(judge):
         raise ModelError("gives text and no rewards", where=path, hint="train one: algorithm={type: reward_model}")
     return Part.of(spec, RewardModel(frozen(judge, recipe.trainer)))
+
+
+class ToldPlayer:
+    """A player whose masked faults are told once each."""
+
+    def __init__(self, inner: MultiTurn, console: Console) -> None:
+        self.inner, self.console, self.told = inner, console, set[str]()
+
+    @property
+    def full_mark(self) -> float:
+        return self.inner.full_mark
+
+    def play(self, prompts: Sequence[Prompt], group_size: int, sampling: Sampling, *, number: int) -> list[Group]:
+        groups = self.inner.play(prompts, group_size, sampling, number=number)
+        for fault in sorted({fault for group in groups for answer in group for fault in answer.faults} - self.told):
+            self.console.note(f"masked: {fault}")
+            self.told.add(fault)
+        return groups
 
 
 class TimedReward:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 from corollary.data.datasets import load_prompts
 from corollary.engines.sampler import EmbeddedSampler
 from corollary.errors import ConfigError
-from corollary.evaluate import Row, compared, described, evaluate, summary
+from corollary.evaluate import Row, compared, described, evaluate, played, summary
 from corollary.models.load import load_model
 from corollary.rewards.arithmetic import judge
-from corollary.run.assembly import Console, Run, embedded_sampler, engines
+from corollary.rewards.base import Reward
+from corollary.rollout import Player
+from corollary.run.assembly import Console, Run, begun, embedded_sampler, engines, player
 from corollary.run.files import write_json
 from corollary.run.memory import keep_large_blocks
 from corollary.run.own_code import blamed
@@ -24,11 +27,17 @@ def measure(run: Run, console: Console, step: int) -> None:
     if settings is None or run.record.evaluation(step) is not None or (step == 0 and run.done > 0):
         return
     console.note(f"measuring {len(run.held_out)} held-out prompts after step {step}")
-    rows = held_out_rows(settings, run.sampler, run.held_out)
+    if run.recipe.measured_by_playing:
+        rows = played_rows(
+            settings, player(run.recipe, run.model, run.sampler, run.reward, purpose="evaluate"), run.held_out
+        )
+    else:
+        rows = held_out_rows(settings, run.sampler, run.held_out)
     with blamed(run.recipe, "measuring"):
         said = run.recipe.algorithm.measured(engines(run, console), run.held_out)
     if said:
-        rows = [row | more for row, more in zip(rows, described(run.held_out, said), strict=True)]
+        both = zip(rows, described(run.held_out, said), strict=True)
+        rows = [row | more | {"measures": row.get("measures", {}) | more["measures"]} for row, more in both]
     if not said and settings.judge == "none":
         raise ConfigError(
             f"nothing is measured: judge is none, and {run.recipe.algorithm.type} says nothing of held-out examples",
@@ -69,6 +78,18 @@ def held_out_rows(settings: EvaluationConfig, sampler: EmbeddedSampler, prompts:
     )
 
 
+def played_rows(settings: EvaluationConfig, player: Player, prompts: list[Prompt]) -> list[dict[str, Any]]:
+    """One row per held-out episode."""
+    return played(
+        player,
+        prompts,
+        samples=settings.samples,
+        temperature=settings.temperature,
+        max_tokens=settings.max_tokens,
+        stop=settings.stop,
+    )
+
+
 def measure_only(recipe: Recipe, console: Console) -> dict[str, Any]:
     """Measure a recipe's model on its held-out prompts, without a run directory.
 
@@ -81,5 +102,11 @@ def measure_only(recipe: Recipe, console: Console) -> dict[str, Any]:
     model = load_model(recipe.model.path, dtype=recipe.model.resolved_dtype(), chat_template=recipe.model.chat_template)
     prompts, report = load_prompts(recipe.evaluation.data, model.tokenizer)
     console.data("evaluation", report)
-    rows = held_out_rows(recipe.evaluation, embedded_sampler(recipe, model), prompts)
+    sampler = embedded_sampler(recipe, model)
+    if recipe.measured_by_playing:
+        with Reward(recipe.rewards) if recipe.rewards else nullcontext() as reward:
+            one = player(recipe, model, sampler, reward, purpose="evaluate")
+            rows = played_rows(recipe.evaluation, one, begun(recipe, prompts, model.tokenizer))
+    else:
+        rows = held_out_rows(recipe.evaluation, sampler, prompts)
     return {"dataset": recipe.evaluation.data.path, "prompts": len(rows), "before": summary(rows, 0)}

@@ -19,6 +19,13 @@ from corollary.algorithms.unpaired import UnpairedConfig
 from corollary.config import Config, one_of_classes
 from corollary.data.datasets import DataConfig
 from corollary.engines.trainer import OptimizerConfig, TrainerConfig
+from corollary.envs.base import Environment
+from corollary.envs.calculator import CalculatorTools
+from corollary.envs.guess import Guess
+from corollary.envs.gymnasium import Gymnasium
+from corollary.envs.reasoning_gym import ReasoningGym
+from corollary.envs.tools import Tools
+from corollary.envs.verifiers import Verifiers
 from corollary.errors import ConfigError
 from corollary.models.lora import LoRA
 from corollary.rewards.parts import RewardSpec
@@ -26,7 +33,9 @@ from corollary.run.loggers import LoggerName
 
 if TYPE_CHECKING:
     AnyAlgorithm = Algorithm
+    AnyEnvironment = Environment
 else:
+    AnyEnvironment = one_of_classes([Guess, CalculatorTools, Tools, Gymnasium, ReasoningGym, Verifiers], Environment)
     AnyAlgorithm = one_of_classes(
         [
             GRPOConfig,
@@ -89,9 +98,10 @@ class EvaluationConfig(Config):
 
     data: DataConfig
     """held-out prompts"""
-    judge: Literal["equation", "number", "hash", "boxed", "none"] = "number"
+    judge: Literal["equation", "number", "hash", "boxed", "environment", "none"] = "number"
     """how an answer's number is read, strictly and leniently: an equation alone, a number alone, a last line `#### 7`, a last
-    `\\boxed{7}`; none: no answers, only what the algorithm says of held-out examples"""
+    `\\boxed{7}`; environment: episodes are played, strict is full mark and lenient any reward above 0;
+    none: no answers, only what the algorithm says of held-out examples"""
     answer: str = "answer"
     """column of the gold answer"""
     samples: int = Field(default=4, ge=0)
@@ -137,6 +147,9 @@ class Recipe(Config):
     """one of ours, or your own: path/to/file.py:Name, a subclass of corollary.algorithms.base.Algorithm"""
     rewards: tuple[RewardSpec, ...] = ()
     """what answers earn; for algorithms that sample"""
+    environment: AnyEnvironment | None = None
+    """what answers are given to, over one turn or several; its rewards come on top. One of ours, or your own: path/to/file.py:Name, a
+    subclass of corollary.envs.base.Environment"""
     optimizer: OptimizerConfig = OptimizerConfig()
     trainer: TrainerConfig = TrainerConfig()
     sampler: SamplerConfig = SamplerConfig()
@@ -146,11 +159,31 @@ class Recipe(Config):
     @model_validator(mode="after")
     def _rewards_where_needed(self) -> Recipe:
         name = self.algorithm.type
-        if self.algorithm.uses_rewards and not self.rewards:
-            raise ValueError(f"algorithm: {name} needs at least one entry in rewards")
-        if self.rewards and not self.algorithm.uses_rewards:
+        if self.algorithm.uses_rewards and not (self.rewards or self.environment):
+            raise ValueError(f"algorithm: {name} needs at least one entry in rewards, or an environment")
+        if self.rewards and not (self.algorithm.uses_rewards or self.measured_by_playing):
             raise ValueError(f"rewards: algorithm {name} uses none; remove them or choose another algorithm")
         return self
+
+    @model_validator(mode="after")
+    def _environment_where_played(self) -> Recipe:
+        judge = self.evaluation.judge if self.evaluation else ""
+        if judge == "environment" and not self.environment:
+            raise ValueError("evaluation.judge: environment needs an environment")
+        if self.environment and judge not in ("", "environment", "none"):
+            raise ValueError(
+                f"evaluation.judge: {judge} reads single answers; with an environment it is environment or none"
+            )
+        if self.environment and not (self.algorithm.uses_rewards or self.measured_by_playing):
+            raise ValueError(
+                f"environment: algorithm {self.algorithm.type} does not play it; remove it, or set evaluation.judge: environment"
+            )
+        return self
+
+    @property
+    def measured_by_playing(self) -> bool:
+        """Whether held-out prompts are episodes."""
+        return self.environment is not None and self.evaluation is not None and self.evaluation.judge == "environment"
 
     @property
     def updates(self) -> int:

@@ -21,7 +21,7 @@ from corollary.config import Config, diff, to_yaml
 from corollary.data.datasets import DataReport
 from corollary.errors import StorageError
 from corollary.run.files import Journal, lock, write_json, write_text
-from corollary.types import Metrics, Step
+from corollary.types import Metrics, Rollout, Step, transcript
 
 _PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "pydantic", "omegaconf", "math-verify")
 
@@ -121,17 +121,30 @@ def _groups(number: int, step: Step, decode: Callable[[int], str]) -> Iterable[d
             "columns": dict(prompt.columns),
             "answers": [
                 {
-                    "text": r.completion.text,
+                    "text": transcript(r.completion),
                     "tokens": [decode(t) for t in r.completion.token_ids],
                     "logprobs": [round(x, 4) for x in r.completion.logprobs],
                     "reward": r.reward,
                     "rewards": dict(r.parts),
                     "advantage": advantage,
                     "truncated": r.completion.truncated,
+                    **_turns(r),
                 }
                 for r, advantage in zip(group, advantages, strict=True)
             ],
         }
+
+
+def _turns(rollout: Rollout) -> dict[str, Any]:
+    """What an answer of several turns holds besides: which tokens were sampled, its turns and what each earned."""
+    if not rollout.completion.messages:
+        return {}
+    return {
+        "sampled": [int(mine) for mine in rollout.completion.sampled],
+        "turns": [dict(message) for message in rollout.completion.messages],
+        "turn_rewards": list(rollout.turn_rewards),
+        "counts": dict(rollout.counts),
+    }
 
 
 def peak_memory_gib() -> float:

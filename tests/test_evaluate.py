@@ -5,6 +5,7 @@ import pytest
 import tiny
 from corollary.engines.sampler import EmbeddedSampler
 from corollary.evaluate import compared, evaluate, summary
+from corollary.rewards.verdicts import judging
 from corollary.types import Prompt
 
 
@@ -48,15 +49,15 @@ def test_a_real_sampler_gives_the_same_answers_before_and_after_nothing() -> Non
     prompts = [Prompt(id=p.id, token_ids=p.token_ids, columns={"answer": "7"}) for p in tiny.prompts(3, 4)]
 
     def once() -> list[dict[str, object]]:
-        return evaluate(
-            sampler,
-            prompts,
-            lambda text, gold: (text == gold, gold in text),
-            gold="answer",
-            samples=3,
-            temperature=1.0,
-            max_tokens=6,
-        )
+        with judging("number") as numbers:
+            return evaluate(
+                sampler,
+                prompts,
+                numbers,
+                samples=3,
+                temperature=1.0,
+                max_tokens=6,
+            )
 
     assert once() == once()
     assert all(change["estimate"] == 0 for change in compared(once(), once()).values())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from rich.columns import Columns
 from rich.console import Console
@@ -16,6 +15,7 @@ from corollary.data.chat import encode_chat
 from corollary.engines.sampler import EmbeddedSampler
 from corollary.errors import printable
 from corollary.models.load import load_model
+from corollary.run.exporting import exported
 from corollary.run.memory import keep_large_blocks
 from corollary.run.recipe import ModelConfig
 from corollary.types import Message, Prompt, Sampling
@@ -34,7 +34,7 @@ class Talk:
         keep_large_blocks()
         settings = ModelConfig()
         self.names = list(names)
-        self.models = [load_model(_inside(name), dtype=settings.resolved_dtype()) for name in names]
+        self.models = [load_model(exported(name), dtype=settings.resolved_dtype()) for name in names]
         for model in self.models:
             model.place(settings.torch_device())
         self.samplers = [
@@ -99,9 +99,3 @@ class Talk:
                         said[i] += piece
                 live.update(panels(), refresh=True)
         return said
-
-
-def _inside(name: str) -> str:
-    """A run's folder stands for the model that it exported."""
-    inner = Path(name) / "model"
-    return str(inner) if inner.is_dir() else name

@@ -5,7 +5,7 @@ Greedy accuracy and sampled pass@k, each by a strict and a lenient extraction; e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Literal
 
@@ -19,11 +19,9 @@ from corollary.ops.estimate import (
     pass_at_k,
 )
 from corollary.ops.means import mean_difference, mean_interval
+from corollary.rewards.verdicts import Judge
 from corollary.rollout import Player
-from corollary.types import Completion, Metrics, Prompt, Rollout, Sampling, transcript
-
-Judge = Callable[[str, str], tuple[bool, bool]]
-"""(an answer's text, the gold answer) → (right by strict extraction, right by lenient extraction)"""
+from corollary.types import Metrics, Prompt, Rollout, Sampling, transcript
 
 Row = dict[str, Any]  # one prompt: prompt_id, prompt, columns; greedy and sampled answers; measures
 
@@ -33,7 +31,6 @@ def evaluate(
     prompts: Sequence[Prompt],
     judge: Judge,
     *,
-    gold: str,
     samples: int,
     temperature: float,
     max_tokens: int,
@@ -44,31 +41,29 @@ def evaluate(
     Args:
         sampler: with the weights to be measured.
         prompts: held out from training.
-        judge: the extractor; its gold answer is the prompt's column `gold`.
+        judge: says of each answer whether it is right, strictly and leniently.
         samples: answers drawn per prompt at `temperature`; 0 draws none.
         max_tokens, stop: of one answer.
+
+    Raises:
+        DataError: a prompt cannot be judged; before anything is sampled.
     """
+    judge.check(prompts)
     greedy = Sampling(temperature=0, max_tokens=max_tokens, stop=stop)
     drawn = Sampling(temperature=temperature, max_tokens=max_tokens, stop=stop)
-    best = sampler.generate(prompts, 1, greedy, names=("evaluate", "greedy"))
-    more = (
-        sampler.generate(prompts, samples, drawn, names=("evaluate", "sampled")) if samples else [[] for _ in prompts]
-    )
-
-    def judged(prompt: Prompt, completion: Completion) -> Row:
-        strict, lenient = judge(completion.text, str(prompt.columns[gold]))
-        return {"text": completion.text, "strict": strict, "lenient": lenient, "truncated": completion.truncated}
-
-    return [
-        {
-            "prompt_id": prompt.id,
-            "prompt": prompt.text,
-            "columns": dict(prompt.columns),
-            "greedy": judged(prompt, first[0]),
-            "sampled": [judged(prompt, completion) for completion in others],
-        }
-        for prompt, first, others in zip(prompts, best, more, strict=True)
-    ]
+    answers = sampler.generate(prompts, 1, greedy, names=("evaluate", "greedy"))
+    if samples:
+        more = sampler.generate(prompts, samples, drawn, names=("evaluate", "sampled"))
+        answers = [[*first, *others] for first, others in zip(answers, more, strict=True)]
+    rows = []
+    for prompt, given, judged in zip(prompts, answers, judge(prompts, answers), strict=True):
+        first, *others = [
+            {"text": answer.text, "strict": right.strict, "lenient": right.lenient, "truncated": answer.truncated}
+            for answer, right in zip(given, judged, strict=True)
+        ]
+        about = {"prompt_id": prompt.id, "prompt": prompt.text, "columns": dict(prompt.columns)}
+        rows.append(about | {"greedy": first, "sampled": others})
+    return rows
 
 
 def played(

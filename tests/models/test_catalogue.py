@@ -22,7 +22,8 @@ OTHERS = {
     "conversations/train": 23293, "conversations/test": 1252, "judged-pairs/train": 4827, "judged-pairs/test": 647,
     "judged-pairs-claude/train": 36899, "judged-pairs-claude/test": 5028, "judged-answers/train": 5508,
     "judged-answers/test": 715, "dpo-tiny": 300, "kto-tiny": 300, "math/train": 7498, "math/test": 5000, "math-500": 500,
-    "mbpp/train": 234, "mbpp/test": 200, "humaneval": 164, "ifbench": 294,
+    "mbpp/train": 234, "mbpp/test": 200, "humaneval": 164, "ifbench": 294, "ifbench/checked": 124, "instructions/train": 9776,
+    "instructions/test": 513,
 }  # fmt: skip
 ROWS = PROBLEMS | OTHERS
 COLUMNS = {
@@ -35,7 +36,7 @@ COLUMNS = {
     "math-500": {"question": str, "answer": str, "level": int, "subject": str, "solution": str},
     "mbpp": {"question": str, "entry_point": str, "tests": list, "setup": str, "solution": str},
     "humaneval": {"question": str, "entry_point": str, "tests": str, "setup": str, "solution": str},
-    "ifbench": {"question": str, "instructions": list},
+    "ifbench": {"question": str, "instructions": list}, "instructions": {"question": str, "instructions": list},
 }  # fmt: skip
 
 

@@ -6,7 +6,7 @@ https://github.com/hiyouga/LLaMA-Factory; IFBench (Pyatkin et al. 2025), https:/
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,9 +88,16 @@ def llamafactory_kto(rows: Sequence[Row]) -> Iterator[Rated]:
         )
 
 
-def ifbench(rows: Sequence[Row]) -> Iterator[Instructed]:
-    """`key`, `prompt`, `instruction_id_list` and beside it `kwargs`, where null says that a parameter is not used."""
+def ifbench(rows: Sequence[Row], only: Collection[str] = ()) -> Iterator[Instructed]:
+    """`key`, `prompt`, `instruction_id_list` and beside it `kwargs`, where null says that a parameter is not used.
+
+    Args:
+        rows: as published.
+        only: prompts all of whose instructions are of these kinds; empty: all prompts.
+    """
     for row in rows:
+        if only and not set(row["instruction_id_list"]) <= set(only):
+            continue
         yield Instructed(
             id=f"ifbench/{row['key']}",
             question=row["prompt"].strip(),

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal
 
-from corollary.data import competition, conversations, judged, programs, word_problems
+from corollary.data import competition, conversations, instructed, judged, programs, word_problems
 from corollary.data.published import Conversion
 from corollary.models import pins
 from corollary.models.archives import Archive, Member
+from corollary.rewards.instructions import KINDS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -255,18 +256,36 @@ def _talk() -> Iterator[Entry]:
             source="https://github.com/hiyouga/LLaMA-Factory",
             description=description,
         )
-    yield Entry(
-        name="ifbench",
-        archives=(pins.IFBENCH,),
-        members=tuple(pins.IFBENCH.members),
-        conversion=conversations.ifbench,
-        licence="Apache-2.0",
-        licence_note="of the package; its authors publish the prompts under ODC-BY, not verified here",
-        source="https://github.com/allenai/IFBench",
-        description="294 prompts with instructions whose following can be checked",
+    for part, count in (("train", "9,776"), ("test", "513")):
+        yield Entry(
+            name=f"instructions/{part}",
+            archives=(pins.CONVERSATIONS,),
+            members=tuple(pins.CONVERSATIONS.members),
+            conversion=partial(instructed.instructed, part=part),
+            licence="Apache-2.0",
+            licence_note="of the package whose questions these are; the instructions are ours",
+            source="https://github.com/instructlab/training",
+            description=f"{count} short questions of conversations/{part}, each with an instruction that can be checked",
+        )
+    yield _ifbench
+    yield replace(
+        _ifbench,
+        name="ifbench/checked",
+        conversion=partial(conversations.ifbench, only=tuple(KINDS)),
+        description="those 124 of them whose instructions the reward instructions can check",
     )
 
 
+_ifbench = Entry(
+    name="ifbench",
+    archives=(pins.IFBENCH,),
+    members=tuple(pins.IFBENCH.members),
+    conversion=conversations.ifbench,
+    licence="Apache-2.0",
+    licence_note="of the package; its authors publish the prompts under ODC-BY, not verified here",
+    source="https://github.com/allenai/IFBench",
+    description="294 prompts with instructions whose following can be checked",
+)
 _judged = Entry(
     name="judged-pairs",
     archives=(pins.JUDGED,),

@@ -62,6 +62,10 @@ REGISTRY: dict[str, BuiltIn] = {
         per="sample",
         ready=code.ready,
     ),
+    "instructions": BuiltIn(
+        reference="corollary.rewards.instructions.following:instructions",
+        description="1 if the answer follows the instructions of its prompt that rules can check",
+    ),
     "reward_model": BuiltIn(
         reference="",
         description="what a reward model says of the answer; its folder, name or hub id is `params.model`",
@@ -74,7 +78,7 @@ class RewardSpec(Config):
     """One reward function and what it counts."""
 
     type: str
-    """A registered name (code, equation, math, number, reward_model) or path/to/file.py:function, seen from the working directory."""
+    """A registered name (code, equation, instructions, math, number, reward_model) or path/to/file.py:function, seen from the working directory."""
     weight: float = 1.0
     """What its value is multiplied by in the sum; 0 logs it only."""
     name: str = ""

@@ -10,14 +10,15 @@ from corollary.engines.sampler import EmbeddedSampler
 from corollary.errors import ConfigError
 from corollary.evaluate import Row, compared, described, evaluate, played, summary
 from corollary.models.load import load_model
-from corollary.rewards.arithmetic import judge
 from corollary.rewards.base import Reward
+from corollary.rewards.verdicts import judging
 from corollary.rollout import Player
 from corollary.run.assembly import Console, Run, begun, embedded_sampler, engines, player
+from corollary.run.evaluation import EvaluationConfig
 from corollary.run.files import write_json
 from corollary.run.memory import keep_large_blocks
 from corollary.run.own_code import blamed
-from corollary.run.recipe import EvaluationConfig, Recipe
+from corollary.run.recipe import Recipe
 from corollary.types import Prompt
 
 
@@ -65,17 +66,16 @@ def held_out_rows(settings: EvaluationConfig, sampler: EmbeddedSampler, prompts:
     """One judged row per held-out prompt."""
     if settings.judge == "none":
         return [{} for _ in prompts]
-    how = settings.judge
-    return evaluate(
-        sampler,
-        prompts,
-        lambda text, gold: judge(text, gold, how),
-        gold=settings.answer,
-        samples=settings.samples,
-        temperature=settings.temperature,
-        max_tokens=settings.max_tokens,
-        stop=settings.stop,
-    )
+    with judging(settings.judge, settings.answer, settings.params) as judge:
+        return evaluate(
+            sampler,
+            prompts,
+            judge,
+            samples=settings.samples,
+            temperature=settings.temperature,
+            max_tokens=settings.max_tokens,
+            stop=settings.stop,
+        )
 
 
 def played_rows(settings: EvaluationConfig, player: Player, prompts: list[Prompt]) -> list[dict[str, Any]]:

@@ -29,6 +29,7 @@ from corollary.envs.verifiers import Verifiers
 from corollary.errors import ConfigError
 from corollary.models.lora import LoRA
 from corollary.rewards.parts import RewardSpec
+from corollary.run.evaluation import EvaluationConfig
 from corollary.run.loggers import LoggerName
 
 if TYPE_CHECKING:
@@ -91,27 +92,6 @@ class SamplerConfig(Config):
 
     max_sequences: int = Field(default=128, ge=1)
     """answers decoded at one time"""
-
-
-class EvaluationConfig(Config):
-    """What is measured on held-out prompts before and after."""
-
-    data: DataConfig
-    """held-out prompts"""
-    judge: Literal["equation", "number", "hash", "boxed", "environment", "none"] = "number"
-    """how an answer's number is read, strictly and leniently: an equation alone, a number alone, a last line `#### 7`, a last
-    `\\boxed{7}`; environment: episodes are played, strict is full mark and lenient any reward above 0;
-    none: no answers, only what the algorithm says of held-out examples"""
-    answer: str = "answer"
-    """column of the gold answer"""
-    samples: int = Field(default=4, ge=0)
-    """sampled answers per prompt, for pass@k"""
-    temperature: float = Field(default=1.0, gt=0)
-    """of the sampled answers"""
-    max_tokens: int = Field(default=256, ge=1)
-    """of one answer"""
-    stop: tuple[str, ...] = ()
-    """strings that end an answer"""
 
 
 class RunConfig(Config):

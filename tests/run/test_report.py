@@ -258,6 +258,14 @@ def test_texts_are_shown_where_their_log_probabilities_do_not_fit(run: Path) -> 
     assert (shown["text"], shown["tokens"], shown["logprobs"]) == ("ab", [], [])
 
 
+def test_which_tokens_are_observations_comes_along(run: Path) -> None:
+    answer = {"text": "user: b", "tokens": ["a", "b"], "logprobs": [-1.0, 0.0], "sampled": [1, 0]}
+    _append(run / "rollouts.jsonl", json.dumps({"step": 6, "answers": [answer]}) + "\n")
+    groups = _written(run)[1]["rollouts"]["groups"]
+    assert groups[-1]["answers"][0]["sampled"] == [1, 0]
+    assert groups[0]["answers"][0]["sampled"] == [], "the model said all of them"
+
+
 def test_numbers_that_are_not_finite_travel_as_words_and_words_not_at_all(run: Path) -> None:
     line = {"step": 6, "loss": float("nan"), "kl": float("inf"), "lr": -float("inf"), "phase": "grpo", "entropy": True}
     _append(run / "metrics.jsonl", json.dumps(line) + "\n", '{"step": 7, "loss": 1' + "0" * 400 + "}\n")

@@ -81,6 +81,7 @@ class Answer(Seen):
     rewards: dict[Text, Number] = {}
     advantage: Number = None
     truncated: bool = False
+    sampled: list[int] = []  # 0 where a token is an observation; empty: the model said all of them
     passed: bool | None = None
     more_tokens: int = 0  # left out here
     more_characters: int = 0  # left out here
@@ -94,6 +95,7 @@ class Answer(Seen):
                 "text": None if tokens and "".join(tokens) == text else text[:TEXT],
                 "tokens": tokens[:TOKENS],
                 "logprobs": self.logprobs[: len(tokens[:TOKENS])],
+                "sampled": self.sampled[: len(tokens[:TOKENS])],
                 "more_tokens": max(0, len(tokens) - TOKENS),
                 "more_characters": max(0, len(text) - TEXT),
             }

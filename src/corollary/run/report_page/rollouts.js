@@ -292,7 +292,7 @@ function tokens(answer) {
     make(
       "span",
       {
-        class: `token shade-${shade(answer.logprobs[i])}${hits.has(i) ? " hit" : ""}`,
+        class: `token ${heard(answer, i) ? "heard" : `shade-${shade(answer.logprobs[i])}`}${hits.has(i) ? " hit" : ""}`,
         tabindex: i ? "-1" : "0",
         "data-i": i,
       },
@@ -312,10 +312,12 @@ function tokens(answer) {
   const tell = (event) => {
     const i = Number(event.target.closest(".token")?.dataset.i ?? -1);
     if (i < 0) return hint(null);
-    const words = [
-      `${fixed(answer.logprobs[i], 3)} nats`,
-      finite(answer.logprobs[i]) ? `p = ${percent(Math.exp(answer.logprobs[i]))}` : "",
-    ];
+    const words = heard(answer, i)
+      ? ["not sampled", "what the environment said, never trained"]
+      : [
+          `${fixed(answer.logprobs[i], 3)} nats`,
+          finite(answer.logprobs[i]) ? `p = ${percent(Math.exp(answer.logprobs[i]))}` : "",
+        ];
     spans[i].setAttribute("aria-label", plain(`${answer.tokens[i]}: ${words.join(", ")}`));
     hint(
       spans[i],
@@ -338,6 +340,9 @@ function tokens(answer) {
   });
   return box;
 }
+
+/** Whether a token is an observation: read by the model and not said by it. */
+const heard = (answer, i) => answer.sampled[i] === 0;
 
 /** A token's text, a line break made visible. */
 function visibleToken(token) {

@@ -126,3 +126,11 @@ def test_a_recipe_that_judges_no_answers_is_refused(folder: Path) -> None:
     (folder / "sft.yaml").write_text("defaults: run.yaml\nrewards: []\nalgorithm: {type: sft}\n")
     with pytest.raises(ConfigError, match=r"rewards: algorithm sft samples and judges no answers"):
         write_pairs(recipes.recipe(folder / "sft.yaml"), folder / "none.jsonl", EIGHT, recipes.Quiet())
+
+
+def test_a_recipe_that_plays_an_environment_is_refused(folder: Path) -> None:
+    (folder / "guess.yaml").write_text(
+        "defaults: run.yaml\nrewards: []\nevaluation: null\nenvironment: {type: guess}\n"
+    )
+    with pytest.raises(ConfigError, match=r"environment: an environment is played for several turns"):
+        write_pairs(recipes.recipe(folder / "guess.yaml"), folder / "none.jsonl", EIGHT, recipes.Quiet())

@@ -48,11 +48,16 @@ def write_pairs(recipe: Recipe, path: Path, drawn: Drawn, console: Console) -> d
         What the provenance says.
 
     Raises:
-        ConfigError: the recipe names no rewards, or samples nothing.
+        ConfigError: the recipe names no rewards, samples nothing, or plays an environment.
         DataError: there is not a single pair.
         StorageError: the file exists, or cannot be written.
         CorollaryError: the model, the data or a reward is at fault.
     """
+    if recipe.environment:
+        raise ConfigError(
+            "an environment is played for several turns, and a row holds one answer", where="environment",
+            hint="name a recipe without one, or train with algorithm.type=online_preference",
+        )  # fmt: skip
     longest = recipe.algorithm.longest_answer
     if not recipe.rewards or not longest:
         raise ConfigError(

@@ -20,7 +20,7 @@ LAYERS = [
     {"selection", "envs"},
     {"algorithms"},
     {"run"},
-    {"console", "chat", "catalogue"},
+    {"console", "chat", "serving", "catalogue"},
     {"demo"},
     {"cli"},
 ]
@@ -44,6 +44,8 @@ ONLY_HERE = {
     "pydantic_monty": ("rewards/sandbox/monty.py",),
     "rich": ("console.py", "chat.py"),
     "typer": ("cli.py",),
+    "starlette": ("serving/",),
+    "uvicorn": ("serving/",),
     "ray": ("runtime/ray.py",),
     "vllm": ("engines/vllm.py",),
     "optuna": ("tune/",),

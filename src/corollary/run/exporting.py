@@ -102,7 +102,7 @@ def card(run: Path, recipe: Recipe, model: LoadedModel, step: int) -> Card:
     environment = read_json(run / "environment.json")
     return Card(
         title=run.name,
-        base_model=_title(recipe.model.path),
+        base_model=title(recipe.model.path),
         base_id=_hub_id(model),
         licence=model.licence,
         method=_method(recipe, step),
@@ -121,16 +121,17 @@ def _kind(recipe: Recipe, model: LoadedModel) -> Kind:
     return "chat model" if model.tokenizer.chat_template else "text model"
 
 
-def _title(model: str) -> str:
-    """What a card calls the model that a run started from: no path of this machine.
+def title(model: str) -> str:
+    """What others are told as a model's name: no path of this machine.
 
-    >>> _title("smollm2-135m-instruct"), _title("HuggingFaceTB/SmolLM2-135M")
+    >>> title("smollm2-135m-instruct"), title("HuggingFaceTB/SmolLM2-135M")
     ('smollm2-135m-instruct', 'HuggingFaceTB/SmolLM2-135M')
     """
     path = Path(model).expanduser()
     if not path.exists():
         return model
-    return path.resolve().parent.name if path.name == "model" else path.resolve().stem
+    path = path.resolve()
+    return path.stem if path.is_file() else path.parent.name if path.name == "model" else path.name
 
 
 def _hub_id(model: LoadedModel) -> str:

@@ -140,6 +140,40 @@ def chat(
 
 
 @app.command()
+def serve(
+    model: Annotated[str, typer.Argument(help="a model's name, folder or hub id, or a run's folder")],
+    host: Annotated[str, typer.Option(help="to listen at; anything but loopback lets other machines in")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="to listen at; 0 takes a free one")] = 8000,
+    model_name: Annotated[str, typer.Option(help="that clients know the model by; its own when left out")] = "",
+    api_key: Annotated[
+        str, typer.Option(envvar="COROLLARY_API_KEY", help="that clients must send; none when left out")
+    ] = "",
+    max_tokens: Annotated[int, typer.Option(min=1, help="of one answer")] = 1024,
+    cache_tokens: Annotated[
+        int, typer.Option(min=1, help="of prompts and answers at one time; it bounds the memory")
+    ] = 32_768,
+    seed: Annotated[int, typer.Option(min=0, help="of requests that give none")] = 0,
+) -> None:
+    """Let chat programs talk with a model: OpenAI's interface, on this machine alone."""
+    from corollary.serving.server import serve as carry_out
+
+    def announce(line: str) -> None:
+        print(printable(line), flush=True)
+
+    carry_out(
+        model,
+        host=host,
+        port=port,
+        name=model_name,
+        api_key=api_key,
+        max_tokens=max_tokens,
+        cache_tokens=cache_tokens,
+        seed=seed,
+        announce=announce,
+    )
+
+
+@app.command()
 def export(
     run: Annotated[Path, typer.Argument(help="a run's folder")],
     target: Annotated[Path, typer.Argument(help="what to write, a folder or FILE.gguf; must not exist")],

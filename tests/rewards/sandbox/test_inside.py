@@ -19,7 +19,7 @@ def types(value):
     return type(value), [types(part) for part in inside]
 
 
-@pytest.mark.parametrize("value", PLAIN, ids=lambda value: f"{type(value).__name__}-{encode(value)[:12]!s}")
+@pytest.mark.parametrize("value", PLAIN, ids=lambda value: type(value).__name__)
 def test_plain_data_arrives_as_it_was(value):
     back = decode(encode(value))
     assert back == value
@@ -54,7 +54,9 @@ def test_an_iterator_arrives_as_one_over_the_same_items_and_ends():
 
 
 @pytest.mark.parametrize(
-    "value", [object(), len, lambda: 0, type, NotImplemented, ..., {1: object()}, [[set]]], ids=str
+    "value",
+    [object(), len, lambda: 0, type, NotImplemented, ..., {1: object()}, [[set]]],
+    ids=lambda value: type(value).__name__,
 )
 def test_what_is_no_plain_data_is_refused(value):
     with pytest.raises(ValueError, match="is not plain data"):

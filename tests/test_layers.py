@@ -32,7 +32,7 @@ ONLY_HERE = {
         "engines/layout.py",
         "engines/trainer.py",
         "engines/sampler.py",
-        "run/assembly.py",
+        "run/playing.py",
         "theory/contract/model.py",
     ),
     "omegaconf": ("config/",),

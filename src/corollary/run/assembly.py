@@ -6,7 +6,7 @@ import copy
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -14,13 +14,10 @@ from corollary.algorithms.base import Engines
 from corollary.data.chat import encode_answer
 from corollary.data.datasets import DataReport, load_prompts
 from corollary.data.loader import PromptLoader
-from corollary.engines.base import Sampler
 from corollary.engines.clock import Clock, TimedSampler, TimedScorer, TimedTeacher, TimedTrainer
 from corollary.engines.reward_model import RewardModel
 from corollary.engines.sampler import EmbeddedSampler
 from corollary.engines.trainer import EmbeddedScorer, EmbeddedTrainer, frozen
-from corollary.envs.multi_turn import MultiTurn
-from corollary.envs.opening import opened
 from corollary.errors import ConfigError, CorollaryError, DataError, ModelError, UserCodeError
 from corollary.models.catalogue import Announce
 from corollary.models.heads import has_scalar_head, with_scalar_head
@@ -32,12 +29,13 @@ from corollary.rollout import Score
 from corollary.run.checkpoint import Checkpoint
 from corollary.run.loggers import Loggers
 from corollary.run.own_code import blamed, files, source_of
+from corollary.run.playing import ToldPlayer, begun, player
 from corollary.run.recipe import Recipe
 from corollary.run.record import Record
-from corollary.types import Completion, Group, Metrics, Prompt, Sampling, Step
+from corollary.types import Completion, Metrics, Prompt, Step
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    pass
 
 
 class Console(Protocol):
@@ -153,7 +151,9 @@ def engines(run: Run, console: Console) -> Engines:
         optional["reward"] = TimedReward(run.reward, run.clock, console)
     if run.recipe.environment is not None:
         sampler = TimedSampler(run.sampler, run.clock)
-        optional["environment"] = ToldPlayer(player(run.recipe, run.model, sampler, optional.get("reward")), console)
+        optional["environment"] = ToldPlayer(
+            player(run.recipe, run.model, sampler, optional.get("reward")), console.note
+        )
     if run.reference is not None:
         optional["reference"] = TimedScorer(run.reference, run.clock)
     if run.critic is not None:
@@ -170,35 +170,6 @@ def engines(run: Run, console: Console) -> Engines:
         kept=run.kept,
         **optional,
     )
-
-
-def begun(recipe: Recipe, prompts: list[Prompt], tokenizer: PreTrainedTokenizerBase) -> list[Prompt]:
-    """The prompts as the episodes of the recipe's environment begin; as they are where it has none.
-
-    Raises:
-        ConfigError: nothing that is done in it earns anything.
-        UserCodeError: the environment breaks its contract.
-    """
-    if recipe.environment is None:
-        return prompts
-    made = opened(recipe.environment, prompts, tokenizer, seed=recipe.run.seed)
-    if not recipe.environment.full_mark and not recipe.rewards:
-        what = f"environment {recipe.environment.type} gives no reward by itself"
-        raise ConfigError(what, where="rewards", hint="name at least one, which judges the last turn")
-    return made
-
-
-def player(
-    recipe: Recipe,
-    model: LoadedModel,
-    sampler: Sampler,
-    reward: Reward | TimedReward | None,
-    *,
-    purpose: str = "rollout",
-) -> MultiTurn:
-    """Who plays the recipe's environment."""
-    assert recipe.environment is not None, "asked for where there is one"
-    return MultiTurn(sampler, model.tokenizer, recipe.environment, reward, seed=recipe.run.seed, purpose=purpose)
 
 
 def outfit(recipe: Recipe, model: LoadedModel) -> None:
@@ -385,24 +356,6 @@ def _part(recipe: Recipe, spec: RewardSpec, model: LoadedModel, announce: Announ
     if not has_scalar_head(judge):
         raise ModelError("gives text and no rewards", where=path, hint="train one: algorithm={type: reward_model}")
     return Part.of(spec, RewardModel(frozen(judge, recipe.trainer)))
-
-
-class ToldPlayer:
-    """A player whose masked faults are told once each."""
-
-    def __init__(self, inner: MultiTurn, console: Console) -> None:
-        self.inner, self.console, self.told = inner, console, set[str]()
-
-    @property
-    def full_mark(self) -> float:
-        return self.inner.full_mark
-
-    def play(self, prompts: Sequence[Prompt], group_size: int, sampling: Sampling, *, number: int) -> list[Group]:
-        groups = self.inner.play(prompts, group_size, sampling, number=number)
-        for fault in sorted({fault for group in groups for answer in group for fault in answer.faults} - self.told):
-            self.console.note(f"masked: {fault}")
-            self.told.add(fault)
-        return groups
 
 
 class TimedReward:

@@ -13,11 +13,12 @@ from corollary.models.load import load_model
 from corollary.rewards.base import Reward
 from corollary.rewards.verdicts import judging
 from corollary.rollout import Player
-from corollary.run.assembly import Console, Run, begun, embedded_sampler, engines, player
+from corollary.run.assembly import Console, Run, embedded_sampler, engines
 from corollary.run.evaluation import EvaluationConfig
 from corollary.run.files import write_json
 from corollary.run.memory import keep_large_blocks
 from corollary.run.own_code import blamed
+from corollary.run.playing import begun, player
 from corollary.run.recipe import Recipe
 from corollary.types import Prompt
 

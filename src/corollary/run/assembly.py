@@ -34,9 +34,6 @@ from corollary.run.recipe import Recipe
 from corollary.run.record import Record
 from corollary.types import Completion, Metrics, Prompt, Step
 
-if TYPE_CHECKING:
-    pass
-
 
 class Console(Protocol):
     """What a run tells while it goes; the command line draws it, a test may listen."""

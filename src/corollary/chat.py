@@ -15,9 +15,9 @@ from corollary.data.chat import encode_chat
 from corollary.engines.sampler import EmbeddedSampler
 from corollary.errors import printable
 from corollary.models.load import load_model
-from corollary.run.exporting import exported
+from corollary.models.names import exported
+from corollary.models.settings import ModelConfig
 from corollary.run.memory import keep_large_blocks
-from corollary.run.recipe import ModelConfig
 from corollary.types import Message, Prompt, Sampling
 
 

@@ -18,18 +18,15 @@ from corollary.models.gguf_writer import GGUFDtype
 from corollary.models.heads import as_reward_model, padding_token, without_scalar_head
 from corollary.models.load import LoadedModel, load_model
 from corollary.models.lora import merged
+from corollary.models.names import exported, title
 from corollary.run import checkpoint
 from corollary.run.assembly import outfit
 from corollary.run.files import read_json
 from corollary.run.recipe import Recipe
 
+__all__ = ["card", "export_run", "export_trained", "exported"]
+
 Form = Literal["folder", "gguf", "adapter"]
-
-
-def exported(name: str) -> str:
-    """The model that a name stands for: of a run's folder, the `model/` in it."""
-    inner = Path(name) / "model"
-    return str(inner) if inner.is_dir() else name
 
 
 def export_run(run: Path, target: Path, *, form: Form = "folder", dtype: GGUFDtype = "f16") -> Path:
@@ -119,19 +116,6 @@ def _kind(recipe: Recipe, model: LoadedModel) -> Kind:
     if recipe.algorithm.is_reward_model:
         return "reward model"
     return "chat model" if model.tokenizer.chat_template else "text model"
-
-
-def title(model: str) -> str:
-    """What others are told as a model's name: no path of this machine.
-
-    >>> title("smollm2-135m-instruct"), title("HuggingFaceTB/SmolLM2-135M")
-    ('smollm2-135m-instruct', 'HuggingFaceTB/SmolLM2-135M')
-    """
-    path = Path(model).expanduser()
-    if not path.exists():
-        return model
-    path = path.resolve()
-    return path.stem if path.is_file() else path.parent.name if path.name == "model" else path.name
 
 
 def _hub_id(model: LoadedModel) -> str:

@@ -12,9 +12,9 @@ from types import FrameType
 from corollary.engines.sampler import EmbeddedSampler
 from corollary.errors import ConfigError
 from corollary.models.load import LoadedModel, load_model
-from corollary.run.exporting import exported, title
+from corollary.models.names import exported, title
+from corollary.models.settings import ModelConfig
 from corollary.run.memory import keep_large_blocks
-from corollary.run.recipe import ModelConfig
 from corollary.serving.decoding import ROOM, Decoder
 from corollary.serving.service import Service
 

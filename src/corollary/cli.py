@@ -96,6 +96,36 @@ def pairs(
 
 
 @app.command()
+def benchmark(
+    suite: Annotated[str, typer.Argument(help="a suite's name, such as quick or word-problems, or a YAML file")],
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL... [KEY=VALUE]...",
+            help="names, folders, hub ids or runs' folders, the first of which the others are compared with; then overrides",
+        ),
+    ],
+    json_: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """Measure models on several sets, and compare them prompt by prompt: a table in Markdown."""
+    from corollary.errors import ConfigError
+
+    overrides = [text for text in models if "=" in text]
+    names = [text for text in models if "=" not in text]
+    if not names:
+        raise ConfigError("no model is named", hint="corollary benchmark quick smollm2-135m-instruct")
+    from corollary.config import load
+    from corollary.console import Live
+    from corollary.run.benchmark import SUITES, Suite, markdown
+    from corollary.run.benchmark import benchmark as carry_out
+
+    settings = load(Suite, suite, overrides, presets=SUITES).config
+    with Live(suite, quiet=json_) as console:
+        result = carry_out(settings, names, console)
+    _show(result, None if json_ else markdown(result))
+
+
+@app.command()
 def report(run: Annotated[Path, typer.Argument(help="a run's folder")]) -> None:
     """Write a run's report.html anew."""
     from corollary.errors import DataError
@@ -179,7 +209,9 @@ def export(
     target: Annotated[Path, typer.Argument(help="what to write, a folder or FILE.gguf; must not exist")],
     format_: Annotated[
         Literal["folder", "gguf", "adapter"] | None,
-        typer.Option("--format", help="folder: for transformers, adapters merged; gguf: for llama.cpp; adapter: for peft"),
+        typer.Option(
+            "--format", help="folder: for transformers, adapters merged; gguf: for llama.cpp; adapter: for peft"
+        ),
     ] = None,
     dtype: Annotated[Literal["f16", "bf16", "f32"], typer.Option(help="of a GGUF file's matrices")] = "f16",
 ) -> None:

@@ -28,7 +28,7 @@ def taught(path: Path) -> Path:
     words = small.tokenizer()
     config = LlamaConfig(
         vocab_size=len(words), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
-        max_position_embeddings=256, bos_token_id=None, eos_token_id=words.eos_token_id,
+        max_position_embeddings=4096, bos_token_id=None, eos_token_id=words.eos_token_id,
     )  # fmt: skip
     with torch.random.fork_rng():
         torch.manual_seed(0)

@@ -193,10 +193,8 @@ def steps(
         batch = experience(config, groups, critic, reference)  # [P·G, T]
         metrics = describe(groups, player.full_mark) | fit(batch) | measured(config.kl, batch, trainer, reference)
         warm = isinstance(config.critic, SeparateCritic) and number < config.critic.warmup
-        if config.updates_per_step > 1:
-            batch = replace(
-                batch, old_logprobs=trainer.logprobs(batch)
-            )  # of π_old, which is that before the first update
+        if config.updates_per_step > 1:  # π_old is the policy before the first of them
+            batch = replace(batch, old_logprobs=trainer.logprobs(batch))
         cut = [part for _ in range(config.epochs) for part in parts(batch, config.minibatches, config.average)]
         metrics |= mean([update(config, part, trainer, critic, warm) for part in cut])
         sampler.sync(trainer)

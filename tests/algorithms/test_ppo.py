@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 import tiny
@@ -328,10 +329,13 @@ def recipe(folder: Path, name: str, *overrides: str) -> Recipe:
 def test_a_stopped_run_goes_on_to_the_same_bits_of_policy_and_critic(tmp_path: Path, critic: str) -> None:
     recipes.write(tmp_path)
     setting = f"algorithm.critic={critic}"
-    whole = train(recipe(tmp_path, "whole", setting), recipes.Quiet())
+    whole = train(recipe(tmp_path, "whole", setting, "run.export=true"), recipes.Quiet())
     with pytest.raises(Preempted):
         train(recipe(tmp_path, "stopped", setting), StopAfter2())
     again = train(recipe(tmp_path, "stopped", setting), recipes.Quiet(), resume=True)
+    assert "score.weight" not in load_file(whole / "model" / "model.safetensors"), (
+        "a policy is exported without its critic"
+    )
     files = sorted((whole / "checkpoints" / "step-000004").glob("*.safetensors"))
     assert any(file.name.startswith("critic-") for file in files) == (critic == "own")
     for file in files:

@@ -275,8 +275,9 @@ def test_what_a_reward_prints_is_kept_off_the_terminal(tmp_path, capfd):
 
 def test_the_registry_names_functions_that_load_and_says_what_they_do():
     assert {name for name, known in REGISTRY.items() if known.lent} == {"reward_model"}
-    assert set(REGISTRY) == {"code", "equation", "number", "math", "reward_model"}
-    prompts = [chat("p", "x", answer="7", tests=["assert f(1) == 1"], entry_point="f")]
+    assert set(REGISTRY) == {"code", "equation", "instructions", "number", "math", "reward_model"}
+    ending = [{"type": "startend:end_checker", "end_phrase": "= 7"}]
+    prompts = [chat("p", "x", answer="7", tests=["assert f(1) == 1"], entry_point="f", instructions=ending)]
     right = {"code": "def f(x): return x"}
     for name, known in REGISTRY.items():
         assert known.description

@@ -10,6 +10,7 @@ import pytest
 from corollary.errors import ModelError
 from corollary.models import catalogue
 from corollary.models.catalogue import Entry, entries, entry, fetch, is_entry, nearest
+from corollary.rewards.latex import math
 from models.small import fetched
 
 PROBLEMS = {
@@ -21,7 +22,7 @@ PROBLEMS = {
 OTHERS = {
     "conversations/train": 23293, "conversations/test": 1252, "judged-pairs/train": 4827, "judged-pairs/test": 647,
     "judged-pairs-claude/train": 36899, "judged-pairs-claude/test": 5028, "judged-answers/train": 5508,
-    "judged-answers/test": 715, "dpo-tiny": 300, "kto-tiny": 300, "math/train": 7498, "math/test": 5000, "math-500": 500,
+    "judged-answers/test": 715, "dpo-tiny": 300, "kto-tiny": 300, "math/train": 7484, "math/test": 4996, "math-500": 500,
     "mbpp/train": 234, "mbpp/test": 200, "humaneval": 164, "ifbench": 294, "ifbench/checked": 124, "instructions/train": 9776,
     "instructions/test": 513,
 }  # fmt: skip
@@ -113,6 +114,13 @@ def test_no_task_of_mbpp_and_no_message_of_the_conversations_is_on_both_sides() 
         for part in ("train", "test")
     ]
     assert not said[0] & said[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["math/train", "math/test", "math-500"])
+def test_the_reward_math_reads_every_answer(name: str) -> None:
+    made = rows(name)
+    assert set(math([""] * len(made), answer=[row["answer"] for row in made])) == {0.0}
 
 
 @pytest.mark.slow

@@ -178,12 +178,13 @@ def _problems() -> Iterator[Entry]:
         source="https://github.com/reasoning-machines/pal",
         description="1,319 problems: those of gsm8k/test with one large number in each; some answers are absurd",
     )
-    for part, member, count in (("train", _MATH_TRAIN, "7,498"), ("test", _MATH_TEST, "5,000")):
+    for part, member, count in (("train", _MATH_TRAIN, "7,484"), ("test", _MATH_TEST, "4,996")):
         yield replace(
             _math,
             name=f"math/{part}",
             members=(member,),
             conversion=partial(competition.math, part=part),
+            revision=2,
             description=f"{count} competition problems with worked solutions in LaTeX",
         )
     yield replace(

@@ -37,6 +37,7 @@ _WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}")
 _TEXT = re.compile(r"\\(?:text|textbf|mathrm|mbox|textit)\s*\{([^{}]*)\}")
 _BETWEEN_DOLLARS = re.compile(rf"\$(?=\S)([^$]{{1,{_LONGEST}}}?)(?<=\S)\$(?![0-9])")  # "$5 and $7" holds no formula
 _SPACE = re.compile(r"(?<!\\)\\[,!:; ]|\\(?:left|right|displaystyle|quad)(?![A-Za-z])|~|\s+")
+_THOUSANDS = re.compile(r"(?<=[0-9])(?:,\\!|\{,\})(?=[0-9]{3}(?![0-9]))")
 _SAME = (
     ("\\dfrac", "\\frac"),
     ("\\tfrac", "\\frac"),
@@ -102,6 +103,7 @@ def _marked(text: str) -> str | None:
 def _tidied(formula: str) -> str:
     if len(formula) > _LONGEST:
         return ""
+    formula = _THOUSANDS.sub("", formula)
     for written, meant in _SAME:
         formula = formula.replace(written, meant)
     return _SPACE.sub(" ", formula).strip().rstrip(".").strip()

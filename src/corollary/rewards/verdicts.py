@@ -16,7 +16,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol, get_args
+from typing import Any, Protocol, cast, get_args
 
 from corollary.errors import DataError
 from corollary.rewards.arithmetic import Form, Judgement, boxed, gold_number, judge
@@ -24,7 +24,7 @@ from corollary.rewards.base import Reward, Score
 from corollary.rewards.parts import RewardSpec
 from corollary.types import Completion, Prompt
 
-NUMBER_FORMS: tuple[str, ...] = get_args(Form)
+NUMBER_FORMS: tuple[Form, ...] = get_args(Form)
 JUDGES = (*NUMBER_FORMS, "math", "code", "instructions")
 """The judges that come with the library."""
 
@@ -61,7 +61,7 @@ def judging(name: str, column: str = "answer", params: Mapping[str, Any] | None 
         ConfigError: it cannot work with these parameters here.
     """
     if name in NUMBER_FORMS:
-        yield _Numbers(name, column)
+        yield _Numbers(cast(Form, name), column)
         return
     given = dict(params or {}) | ({"column": column} if name == "math" else {})
     parts = [RewardSpec(type=name, name="lenient", params=given)]
@@ -78,7 +78,7 @@ def judging(name: str, column: str = "answer", params: Mapping[str, Any] | None 
 class _Numbers:
     """Reads numbers in this process."""
 
-    form: str
+    form: Form
     column: str
 
     def check(self, prompts: Sequence[Prompt]) -> None:
@@ -93,7 +93,7 @@ class _Numbers:
 
     def __call__(self, prompts: Sequence[Prompt], answers: Answers) -> list[list[Judgement]]:
         return [
-            [judge(answer.text, prompt.columns[self.column], self.form) for answer in given]  # pyright: ignore[reportArgumentType]
+            [judge(answer.text, prompt.columns[self.column], self.form) for answer in given]
             for prompt, given in zip(prompts, answers, strict=True)
         ]
 

@@ -21,6 +21,8 @@ ANSWERS = {
     "count": "one\nQ: two\nQ: three",
     "go on": "na " * 24,
 }
+ENDLESS = ("sing", "la" * 150)
+"""what is asked, and how an answer begins that never ends"""
 
 
 def taught(path: Path) -> Path:
@@ -33,8 +35,10 @@ def taught(path: Path) -> Path:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = LlamaForCausalLM(config)
-    prompts = [encode_chat(words, [{"role": "user", "content": asked}]).token_ids for asked in ANSWERS]
+    lessons = [*ANSWERS.items(), ENDLESS]
+    prompts = [encode_chat(words, [{"role": "user", "content": asked}]).token_ids for asked, _ in lessons]
     answers = [(*words(said)["input_ids"], words.eos_token_id) for said in ANSWERS.values()]
+    answers.append(tuple(words(ENDLESS[1])["input_ids"]))
     width = max(len(p) + len(a) for p, a in zip(prompts, answers, strict=True))
     ids, labels = torch.zeros(len(prompts), width, dtype=torch.long), torch.full((len(prompts), width), -100)
     for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):

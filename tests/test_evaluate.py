@@ -4,9 +4,10 @@ import pytest
 
 import tiny
 from corollary.engines.sampler import EmbeddedSampler
+from corollary.errors import DataError
 from corollary.evaluate import compared, evaluate, summary
 from corollary.rewards.verdicts import judging
-from corollary.types import Prompt
+from corollary.types import Completion, Prompt
 
 
 def rows(verdicts: list[bool], samples: list[int]) -> list[dict[str, object]]:
@@ -61,3 +62,14 @@ def test_a_real_sampler_gives_the_same_answers_before_and_after_nothing() -> Non
 
     assert once() == once()
     assert all(change["estimate"] == 0 for change in compared(once(), once()).values())
+
+
+def test_what_cannot_be_judged_is_told_before_anything_is_sampled() -> None:
+    class Untouched(EmbeddedSampler):
+        def generate(self, *_: object, **__: object) -> list[list[Completion]]:
+            raise AssertionError("sampled")
+
+    sampler = Untouched(tiny.model(), decode=tiny.decode, eos_token_ids=[tiny.EOS])
+    prompts = [Prompt(id="p9", token_ids=(1,), columns={"answer": "seven"})]
+    with judging("number") as numbers, pytest.raises(DataError, match="p9"):
+        evaluate(sampler, prompts, numbers, samples=0, temperature=1.0, max_tokens=2)

@@ -235,16 +235,23 @@ class Served:
     def __init__(self, files: Path, *, as_json: bool, login: str = "") -> None:
         served = self
         self.asked: list[str] = []
+        self.logins: list[str | None] = []  # what each request sent
+        self.elsewhere = ""  # where files are redirected to
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 served.asked.append(self.path)
+                served.logins.append(self.headers.get("Authorization"))
                 wanted = f"Basic {base64.b64encode(login.encode()).decode()}"
                 if login and self.headers.get("Authorization") != wanted:
                     return self.send_error(401)
                 file = files / Path(self.path).name
                 if self.path == "/simple/toy-data/":
                     return self.answer(*served.page([f.name for f in sorted(files.iterdir())], as_json=as_json))
+                if served.elsewhere:
+                    self.send_response(302)
+                    self.send_header("Location", served.elsewhere + self.path)
+                    return self.end_headers()
                 if file.is_file():
                     return self.answer("application/octet-stream", file.read_bytes())
                 return self.send_error(404)
@@ -298,6 +305,25 @@ def test_a_password_in_an_index_s_address_is_told_to_nobody_else(
         unpacked(pinned_sdist(make_sdist(index)), DataError)
     assert "wrong" not in caught.value.line()
     assert caught.value.code == "E0212"
+
+
+def test_a_password_does_not_follow_a_redirection(served: Served, index: Path) -> None:
+    other = Served(index, as_json=True)
+    served.elsewhere = f"http://localhost:{other.server.server_port}"
+    unpacked(pinned_sdist(make_sdist(index)), DataError)
+    other.server.shutdown()
+    other.server.server_close()
+    assert None not in served.logins
+    assert other.logins == [None]
+
+
+def test_no_index_is_asked_where_pip_is_told_to_ask_none(
+    served: Served, index: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    with pytest.raises(DataError, match="no place that pip is set to has"):
+        unpacked(pinned_sdist(make_sdist(index)), DataError)
+    assert served.asked == []
 
 
 def test_a_source_archive_behind_an_index_out_of_reach_is_one_line(

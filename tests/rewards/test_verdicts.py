@@ -70,6 +70,9 @@ def test_a_reward_of_the_user_s_judges_both_readings(tmp_path: Path) -> None:
     file.write_text("def short(completions, **_):\n    return [float(len(c) < 4) for c in completions]\n")
     with judging(f"{file}:short") as judge:
         assert judge([prompt()], [[answer("abc"), answer("abcd")]]) == [[(True, True), (False, False)]]
+    file.write_text("def short(completions, **_):\n    return [0.5 for _ in completions]\n")
+    with judging(f"{file}:short") as judge:
+        assert judge([prompt()], [[answer("abc")]]) == [[(False, False)]]  # half right is not right
     file.write_text("def short(completions, **_):\n    return [1 / 0]\n")
     with judging(f"{file}:short") as judge, pytest.raises(UserCodeError, match="division by zero"):
         judge([prompt()], [[answer("abc")]])

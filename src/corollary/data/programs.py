@@ -18,8 +18,6 @@ from corollary.data.published import Row
 
 FIRST_TEST = 311  # MBPP's task from which on its tasks are test
 
-_UNTESTABLE = 367  # the one whose tests need a class of the answer's before they begin
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProgramProblem:
@@ -39,14 +37,14 @@ def mbpp(rows: Sequence[Row], part: str) -> Iterator[ProgramProblem]:
     near = {docs[i]["task_id"] for i in _near_test([d["text"] for d in docs], [d["task_id"] for d in docs])}
     for doc in docs:
         is_test = doc["task_id"] >= FIRST_TEST
-        if doc["task_id"] == _UNTESTABLE or is_test != (part == "test") or (not is_test and doc["task_id"] in near):
+        if is_test != (part == "test") or (not is_test and doc["task_id"] in near):
             continue
         tests = [_unix(test) for test in doc["test_list"]]
         solution = _unix(doc["code"])
         yield ProgramProblem(
             id=f"mbpp/{doc['task_id']}",
             question=f"{doc['text'].strip()}\n\nIt must pass this test:\n{tests[0]}",
-            entry_point=tested(solution, tests),
+            entry_point=function_under_test(solution, tests),
             tests=tests,
             setup=_unix(doc["test_setup_code"]),
             solution=solution,
@@ -66,10 +64,10 @@ def humaneval(rows: Sequence[Row]) -> Iterator[ProgramProblem]:
         )
 
 
-def tested(solution: str, tests: Sequence[str]) -> str:
+def function_under_test(solution: str, tests: Sequence[str]) -> str:
     """The function of a solution that its tests call; where they call several, the one defined last.
 
-    >>> tested("def helper(x):\\n    return x\\ndef f(x):\\n    return helper(x)", ["assert set(f([1])) == {1}"])
+    >>> function_under_test("def helper(x):\\n    return x\\ndef f(x):\\n    return helper(x)", ["assert set(f([1])) == {1}"])
     'f'
     """
     defined = [node.name for node in ast.parse(solution).body if isinstance(node, ast.FunctionDef)]

@@ -131,3 +131,26 @@ def test_tools_that_earn_nothing_ask_for_a_reward(folder: Path) -> None:
     asked = recipe(folder, "environment={type: calculator, role: user}")
     with pytest.raises(ConfigError, match="environment calculator gives no reward by itself; name at least one"):
         check(asked, f"{folder}/model", Quiet())
+
+
+def test_rewards_judge_held_out_episodes_where_nothing_else_is_judged(folder: Path) -> None:
+    (folder / "sums.jsonl").write_text('{"question": "2 + 2?", "answer": "4"}\n' * 2)
+    (folder / "shown.py").write_text(
+        "def shown():\n    yield {'messages': [{'role': 'user', 'content': '?'}, {'role': 'assistant', 'content': '4'}]}\n"
+    )
+    (folder / "learn.yaml").write_text(
+        f"""
+model: {{path: {folder}/model, dtype: float32, device: cpu}}
+data: {{path: "{folder}/shown.py:shown", messages: messages}}
+algorithm: {{type: sft, examples_per_step: 1}}
+environment: {{type: calculator, role: user, told: Calculate.}}
+rewards: [{{type: number}}]
+evaluation: {{data: {{path: {folder}/sums.jsonl, template: "{{question}}"}}, judge: environment, samples: 1, max_tokens: 8}}
+run: {{name: learn, folder: {folder}/runs, steps: 1, threads: 1, export: false}}
+"""
+    )
+    asked = load(Recipe, folder / "learn.yaml", presets=PRESETS).config
+    check(asked, f"{folder}/model", Quiet())
+    told = json.loads((train(asked, Quiet()) / "evaluation.json").read_text())
+    assert told["after"]["metrics"]["greedy/strict"]["prompts"] == 2
+    assert measure_only(asked, Quiet())["before"] == told["before"]

@@ -128,9 +128,9 @@ def build(recipe: Recipe, record: Record, console: Console, saved: Checkpoint | 
         reference=reference, critic=critic, teacher=_teacher(recipe, model, announce), done=saved.step if saved else 0,
     )  # fmt: skip
     if recipe.rewards:
-        run.reward = Reward([_part(recipe, spec, model, announce) for spec in recipe.rewards])
+        run.reward = rewards(recipe, model, announce)
         try:
-            run.reward.check(prompts)
+            run.reward.check(judged(recipe, prompts, held_out))
         except CorollaryError:
             run.close()
             raise
@@ -265,6 +265,7 @@ def check(recipe: Recipe, model: str, console: Console) -> None:
     announce = _announce(console)
     tokenizer = load_tokenizer(model, chat_template=recipe.model.chat_template, announce=announce)
     prompts, _ = load_prompts(recipe.data, tokenizer, announce=announce)
+    held_out: list[Prompt] = []
     if recipe.algorithm.uses_rewards:
         begun(recipe, prompts, tokenizer)
     if recipe.evaluation:
@@ -278,7 +279,17 @@ def check(recipe: Recipe, model: str, console: Console) -> None:
                 _same_tokens(other.get_vocab(), tokenizer.get_vocab(), path, model)
         if called := [spec for spec in recipe.rewards if not spec.lent]:
             with Reward(called) as reward:
-                reward.check(prompts)
+                reward.check(judged(recipe, prompts, held_out))
+
+
+def judged(recipe: Recipe, prompts: list[Prompt], held_out: list[Prompt]) -> list[Prompt]:
+    """The prompts whose answers the recipe's rewards judge: those to train on, and held-out ones where they are played."""
+    return (prompts if recipe.algorithm.uses_rewards else []) + (held_out if recipe.measured_by_playing else [])
+
+
+def rewards(recipe: Recipe, model: LoadedModel, announce: Announce | None = None) -> Reward:
+    """The recipe's rewards; their processes end with `close`."""
+    return Reward([_part(recipe, spec, model, announce) for spec in recipe.rewards])
 
 
 def embedded_sampler(recipe: Recipe, model: LoadedModel) -> EmbeddedSampler:
@@ -319,7 +330,7 @@ def _teacher(recipe: Recipe, model: LoadedModel, announce: Announce) -> Embedded
     return frozen(_other(recipe, path, model, announce).model, recipe.trainer) if path else None
 
 
-def _other(recipe: Recipe, path: str, model: LoadedModel, announce: Announce) -> LoadedModel:
+def _other(recipe: Recipe, path: str, model: LoadedModel, announce: Announce | None) -> LoadedModel:
     """A second model, which must read the same tokens as the first.
 
     Raises:
@@ -340,7 +351,7 @@ def _same_tokens(other: Mapping[str, int], own: Mapping[str, int], path: str, na
         )
 
 
-def _part(recipe: Recipe, spec: RewardSpec, model: LoadedModel, announce: Announce) -> RewardSpec | Part:
+def _part(recipe: Recipe, spec: RewardSpec, model: LoadedModel, announce: Announce | None) -> RewardSpec | Part:
     """A reward as it is called: one that is a model is loaded here and judges in this process.
 
     Raises:

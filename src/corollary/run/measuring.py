@@ -10,10 +10,9 @@ from corollary.engines.sampler import EmbeddedSampler
 from corollary.errors import ConfigError
 from corollary.evaluate import Row, compared, described, evaluate, played, summary
 from corollary.models.load import load_model
-from corollary.rewards.base import Reward
 from corollary.rewards.verdicts import judging
 from corollary.rollout import Player
-from corollary.run.assembly import Console, Run, embedded_sampler, engines
+from corollary.run.assembly import Console, Run, embedded_sampler, engines, rewards
 from corollary.run.evaluation import EvaluationConfig
 from corollary.run.files import write_json
 from corollary.run.memory import keep_large_blocks
@@ -105,7 +104,7 @@ def measure_only(recipe: Recipe, console: Console) -> dict[str, Any]:
     console.data("evaluation", report)
     sampler = embedded_sampler(recipe, model)
     if recipe.measured_by_playing:
-        with Reward(recipe.rewards) if recipe.rewards else nullcontext() as reward:
+        with rewards(recipe, model) if recipe.rewards else nullcontext() as reward:
             one = player(recipe, model, sampler, reward, purpose="evaluate")
             rows = played_rows(recipe.evaluation, one, begun(recipe, prompts, model.tokenizer))
     else:

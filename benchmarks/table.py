@@ -33,7 +33,11 @@ def main() -> None:
                 continue
             before, after = (result[part]["metrics"][metric] for part in ("before", "after"))
             low, high = (shown(change[end], after, "+") for end in ("low", "high"))
-            cells = (shown(before["value"], before), shown(after["value"], after), shown(change["estimate"], after, "+"))
+            cells = (
+                shown(before["value"], before),
+                shown(after["value"], after),
+                shown(change["estimate"], after, "+"),
+            )
             print(f"| {run.name} | {metric} | {cells[0]} | {cells[1]} | {cells[2]} [{low}, {high}] |")
         timing = [json.loads(line) for line in (run / "timing.jsonl").read_text().splitlines()]
         seconds = sorted(row["seconds"] for row in timing)[len(timing) // 2]

@@ -60,8 +60,9 @@ def distance(trainer: EmbeddedTrainer) -> float:
 @pytest.mark.parametrize("loss", LOSSES)
 def test_the_student_comes_near_the_teacher_on_its_own_answers(loss: str) -> None:
     entry = next(e for e in entries("distillation") if e.name == loss)
+    top_k = 12 if loss.endswith("top_k") else None
     stream, trainer = start(
-        DistillConfig(teacher="t", answers=ON_POLICY, objective=Divergence(loss=entry.variant(), top_k=12))
+        DistillConfig(teacher="t", answers=ON_POLICY, objective=Divergence(loss=entry.variant(), top_k=top_k))
     )
     before = distance(trainer)
     metrics = [step.metrics for step in islice(stream, 60)]
@@ -110,9 +111,9 @@ def test_all_tokens_as_the_top_k_are_the_whole_vocabulary() -> None:
     batch = tiny.batch(torch.float32)
     losses = [
         EmbeddedTrainer(tiny.model(torch.float32), TrainerConfig(), OptimizerConfig(), total_steps=1).step(
-            *distill.compared(Divergence(loss=variant(f)(), top_k=tiny.VOCABULARY), batch, teacher())
+            *distill.compared(Divergence(loss=variant(f)(), top_k=k), batch, teacher())
         )["loss"]
-        for f in (reverse_kl, reverse_kl_top_k)
+        for f, k in ((reverse_kl, None), (reverse_kl_top_k, tiny.VOCABULARY))
     ]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
@@ -131,3 +132,8 @@ def test_the_policy_gradient_s_expectation_is_the_reverse_kl_s_gradient() -> Non
 def test_the_policy_gradient_on_the_data_s_answers_is_refused() -> None:
     with pytest.raises(ValueError, match="student"):
         DistillConfig(teacher="t", answers=DataAnswers(), objective=PolicyGradient())
+
+
+def test_a_top_k_that_nothing_reads_is_refused() -> None:
+    with pytest.raises(ValueError, match="top_k: reverse_kl takes the whole vocabulary"):
+        Divergence(top_k=8)

@@ -237,3 +237,8 @@ def test_a_run_of_the_command_measures_held_out_answers_and_counts_what_it_leave
     measured = json.loads((folder / "evaluation.json").read_text())
     assert measured["prompts"] == 3
     assert measured["before"]["metrics"]["accuracy"]["value"] == 0.5
+
+
+def test_a_decay_of_a_running_mean_that_nothing_reads_is_refused() -> None:
+    with pytest.raises(ValueError, match="shift_decay: kto takes no running mean"):
+        UnpairedConfig(shift_decay=0.5)

@@ -260,8 +260,12 @@ def test_an_interrupt_leaves_no_answer_behind_for_the_next_call(file):
             "-c",
             f"import os, signal, time; time.sleep(0.3); os.kill({os.getpid()}, signal.SIGINT)",
         ]
+        before = signal.signal(
+            signal.SIGINT, signal.default_int_handler
+        )  # a shell's background job starts with it ignored
         with subprocess.Popen(interrupt), pytest.raises(KeyboardInterrupt):
             pool.run([call(file, "sleep", seconds=30)])
+        signal.signal(signal.SIGINT, before)
         started = time.monotonic()
         assert pool.run([call(file, "lengths")] * 3) == [Values((1.0, 2.0))] * 3
         assert time.monotonic() - started < 10

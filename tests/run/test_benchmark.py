@@ -147,3 +147,9 @@ def test_the_command_prints_a_table_or_json(place: Path, capsys: pytest.CaptureF
 def test_the_command_wants_a_model() -> None:
     with pytest.raises(ConfigError, match="no model is named; corollary benchmark quick"):
         app(["benchmark", "quick", "limit=2"], standalone_mode=False)
+
+
+@pytest.mark.parametrize("judge", ["none", "environment"])
+def test_a_judge_that_reads_no_answers_is_refused(place: Path, judge: str) -> None:
+    with pytest.raises(InvalidConfig, match=rf"sets\.sums\.judge: {judge} reads no answers"):
+        suite(place, f"sets.sums.judge={judge}")

@@ -62,3 +62,8 @@ def test_cuda_without_a_gpu_is_one_line() -> None:
     recipe = load(Recipe, "word-problems", ["model.device=cuda"], presets=PRESETS).config
     with pytest.raises(ConfigError, match=r"model\.device"):
         recipe.model.torch_device()
+
+
+def test_a_learning_rate_of_a_head_that_is_not_there_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"optimizer\.head_lr: what grpo trains has no scalar head"):
+        load(Recipe, "word-problems", ["optimizer.head_lr=1e-3"], presets=PRESETS)

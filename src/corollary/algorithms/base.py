@@ -17,14 +17,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from pydantic import Field
 from torch import Tensor
 
 from corollary.config import Config
 from corollary.engines.base import Sampler, Scorer, Teacher, Trainer
 from corollary.engines.trainer import OptimizerConfig
 from corollary.errors import ConfigError
+from corollary.losses.policy import KL, Correction, NoCorrection, NoKL, PolicyObjective, PPOClip, Surrogate
 from corollary.rollout import Player, Reward, Score, SingleTurn
-from corollary.types import Completion, Formula, Metrics, Prompt, Step, TokenBatch
+from corollary.types import Completion, Formula, Metrics, Prompt, Sampling, Step, TokenBatch
 
 
 class Unjudged:
@@ -47,18 +49,16 @@ class Unreferenced:
         )
 
 
-class Untaught(Unreferenced):
+class Untaught:
     """Stands for a teacher where the algorithm named none."""
 
-    def states(self, batch: TokenBatch) -> Tensor:
-        raise ConfigError(
-            "it learns from a teacher, but names none", hint="let its teacher be a model's name or folder"
-        )
+    def logprobs(self, batch: TokenBatch) -> Tensor:
+        return self.head()
 
-    logprobs = states
+    states = logprobs
 
     def head(self) -> Tensor:
-        return self.states(TokenBatch.__new__(TokenBatch))
+        raise ConfigError("it learns from a teacher, but names none", hint="let its teacher_path be that of a model")
 
 
 class Uncriticised:
@@ -191,3 +191,50 @@ class Algorithm(Config):
     def steps(self, engines: Engines) -> Iterator[Step]:
         """One optimizer step, or a few on one batch of rollouts, per item."""
         raise NotImplementedError
+
+
+class OnRollouts(Algorithm):
+    """What algorithms that learn from the model's own answers have in common."""
+
+    uses_rewards: ClassVar[bool] = True
+
+    prompts_per_step: int = Field(default=16, ge=1)
+    """P, prompts of one batch of rollouts"""
+    group_size: int = Field(default=8, ge=2)
+    """G, answers to each prompt"""
+    temperature: float = Field(default=1.0, gt=0)
+    """answers are drawn from the whole vocabulary at this temperature"""
+    max_tokens: int = Field(default=256, ge=1)
+    """of one answer"""
+    stop: tuple[str, ...] = ()
+    """strings that end an answer, besides end-of-sequence"""
+
+    @property
+    def sampling(self) -> Sampling:
+        """The distribution that answers are drawn from."""
+        return Sampling(temperature=self.temperature, max_tokens=self.max_tokens, stop=self.stop)
+
+
+class OnPolicy(OnRollouts):
+    """What policy gradients have in common: answers are trained at the temperature that they were drawn at."""
+
+    loss: Surrogate = PPOClip()
+    """the surrogate"""
+    correction: Correction = NoCorrection()
+    """weights for a sampler whose probabilities differ from the trainer's"""
+    kl: KL = NoKL()
+    """distance to the reference policy, the model that the run started from"""
+
+    @property
+    def objective(self) -> PolicyObjective:
+        """The policy's whole loss."""
+        return PolicyObjective(surrogate=self.loss, correction=self.correction, kl=self.kl)
+
+    @property
+    def trains_with_reference(self) -> bool:
+        """Whether the reference's log-probabilities of every answer are part of a step."""
+        return not isinstance(self.kl, NoKL) or "ref_logprobs" in self.objective.needs
+
+    @property
+    def needs_reference(self) -> bool:
+        return self.trains_with_reference or (isinstance(self.kl, NoKL) and self.kl.measure > 0)

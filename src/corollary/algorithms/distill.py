@@ -23,7 +23,7 @@ from corollary.config import Config, Variant, by_name, choice, variant
 from corollary.data.collate import as_kind, filled, policy_batch, token_batch
 from corollary.declare import entries
 from corollary.engines.base import Sampler, Teacher, Trainer
-from corollary.losses.bind import DISTILLATION, Bound
+from corollary.losses.bind import DISTILLATION, Around, Bound
 from corollary.losses.distillation import reverse_kl, teacher_advantage
 from corollary.losses.policy import PolicyObjective, Reinforce, Surrogate
 from corollary.losses.probe import probe, probe_average
@@ -73,8 +73,16 @@ class Divergence(Config):
     type: Literal["divergence"] = "divergence"
     loss: DistillLoss = variant(reverse_kl)()  # type: ignore[call-arg]
     """forward or reverse KL or generalised JSD, on the whole vocabulary or on the teacher's likeliest tokens"""
-    top_k: int = Field(default=64, ge=1)
-    """how many of those, for a loss that takes them"""
+    top_k: int | None = Field(default=None, ge=1)
+    """how many of those, for a loss that takes them; null: 64"""
+
+    @model_validator(mode="after")
+    def _read(self) -> Divergence:
+        if self.top_k is not None and "teacher_ids" not in type(self.loss).inputs:
+            raise ValueError(
+                f"top_k: {self.loss.type} takes the whole vocabulary; leave top_k out, or take a loss of top_k"
+            )
+        return self
 
 
 class PolicyGradient(Config):
@@ -194,7 +202,7 @@ def compared(objective: Divergence, batch: TokenBatch, teacher: Teacher) -> tupl
     states, head, bound = teacher.states(batch), teacher.head(), Bound(objective.loss)
     if "teacher_logits" in bound.needs:
         return as_kind(DistillBatch, batch, teacher_hidden=states), Taught(bound, head)
-    logprobs, ids = top_k(states, head, objective.top_k, batch.temperature)
+    logprobs, ids = top_k(states, head, objective.top_k or 64, batch.temperature)
     return as_kind(DistillBatch, batch, teacher_logprobs=logprobs, teacher_ids=ids), Taught(bound, head)
 
 
@@ -227,19 +235,10 @@ def top_k(states: Tensor, head: Tensor, k: int, temperature: float, *, chunk: in
 
 
 @dataclass(frozen=True, slots=True)
-class Taught:
+class Taught(Around):
     """A loss on distributions whose teacher comes as hidden states."""
 
-    loss: Bound
     head: Tensor  # [V, D] the teacher's
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return self.loss.needs
-
-    @property
-    def cross_sample(self) -> bool:
-        return self.loss.cross_sample
 
     def __call__(self, logits: Tensor, batch: DistillBatch) -> Terms:
         if batch.teacher_hidden is not None:

@@ -10,28 +10,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from corollary.algorithms.base import Algorithm, Engines
+from corollary.algorithms.base import Engines, OnPolicy
 from corollary.config import Config, Variant
 from corollary.data.collate import parts, policy_batch, sampled
 from corollary.engines.base import Sampler, Scorer, Trainer
 from corollary.losses.bind import values
 from corollary.losses.policy import (
     KL,
-    Correction,
     KLInLoss,
     KLInReward,
-    NoCorrection,
     NoKL,
-    PolicyObjective,
     PPOClip,
     Reinforce,
-    Surrogate,
     silent,
 )
 from corollary.losses.probe import per_token, probe, probe_advantage, probe_average, probe_correction
@@ -57,7 +53,7 @@ from corollary.selection import (
     Replay,
     Replays,
 )  # fmt: skip
-from corollary.types import Group, Metrics, PolicyBatch, Prompt, Sampling, Step
+from corollary.types import Group, Metrics, PolicyBatch, Prompt, Step
 
 
 class Overlong(Config):
@@ -69,30 +65,12 @@ class Overlong(Config):
     """false leaves answers that were cut at max_tokens out of the loss (DAPO's overlong filtering)"""
 
 
-class GRPOConfig(Algorithm):
+class GRPOConfig(OnPolicy):
     """All that a GRPO run may vary."""
 
-    uses_rewards: ClassVar[bool] = True
-
     type: Literal["grpo"] = "grpo"
-    prompts_per_step: int = Field(default=16, ge=1)
-    """P, prompts of one optimizer step"""
-    group_size: int = Field(default=8, ge=2)
-    """G, answers to each prompt"""
-    temperature: float = Field(default=1.0, gt=0)
-    """answers are drawn from the whole vocabulary at this temperature, and trained at it"""
-    max_tokens: int = Field(default=256, ge=1)
-    """of one answer"""
-    stop: tuple[str, ...] = ()
-    """strings that end an answer, besides end-of-sequence"""
     advantage: Advantage = GroupStd()
     """what an answer's reward is compared with"""
-    loss: Surrogate = PPOClip()
-    """the surrogate"""
-    correction: Correction = NoCorrection()
-    """weights for a sampler whose probabilities differ from the trainer's"""
-    kl: KL = NoKL()
-    """distance to the reference policy, the model that the run started from"""
     average: Average = SequenceMean()
     """of the step's loss over tokens and sequences"""
     curriculum: Curriculum = EveryPrompt()
@@ -120,27 +98,13 @@ class GRPOConfig(Algorithm):
         return self
 
     @property
-    def sampling(self) -> Sampling:
-        return Sampling(temperature=self.temperature, max_tokens=self.max_tokens, stop=self.stop)
-
-    @property
-    def objective(self) -> PolicyObjective:
-        """The whole loss."""
-        return PolicyObjective(surrogate=self.loss, correction=self.correction, kl=self.kl)
-
-    @property
     def updates_per_step(self) -> int:
         return self.minibatches
 
     @property
     def trains_with_reference(self) -> bool:
         """Whether the reference's log-probabilities of every answer are part of a step."""
-        wanted = self.objective.needs | set(type(self.advantage).inputs)
-        return not isinstance(self.kl, NoKL) or "ref_logprobs" in wanted
-
-    @property
-    def needs_reference(self) -> bool:
-        return self.trains_with_reference or (isinstance(self.kl, NoKL) and self.kl.measure > 0)
+        return super().trains_with_reference or "ref_logprobs" in type(self.advantage).inputs
 
     def probe(self) -> None:
         probe(self.loss, PolicyBatch)

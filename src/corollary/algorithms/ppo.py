@@ -12,13 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import torch
 from pydantic import BeforeValidator, Field
 from torch import Tensor
 
-from corollary.algorithms.base import Algorithm, Engines, OwnCritic
+from corollary.algorithms.base import Engines, OnPolicy, OwnCritic
 from corollary.algorithms.grpo import mean, measured
 from corollary.config import Config, Variant, by_name, choice, variant
 from corollary.data.collate import as_kind, ended, parts, policy_batch, sampled
@@ -26,13 +26,8 @@ from corollary.engines.base import Sampler, Scorer, Trainer
 from corollary.losses.bind import VALUE, Bound, values
 from corollary.losses.policy import (
     KL,
-    Correction,
     KLInReward,
-    NoCorrection,
-    NoKL,
     PolicyObjective,
-    PPOClip,
-    Surrogate,
 )
 from corollary.losses.probe import probe, probe_average, probe_correction
 from corollary.losses.value import clipped, squared
@@ -46,7 +41,6 @@ from corollary.types import (
     Metrics,
     PolicyBatch,
     Prompt,
-    Sampling,
     Step,
     Terms,
     ValueBatch,
@@ -86,22 +80,12 @@ class SeparateCritic(OwnCritic):
 Critic = Annotated[SharedCritic | SeparateCritic, Field(discriminator="type"), BeforeValidator(by_name)]
 
 
-class PPOConfig(Algorithm):
+class PPOConfig(OnPolicy):
     """All that a PPO run may vary."""
 
-    uses_rewards: ClassVar[bool] = True
-
     type: Literal["ppo"] = "ppo"
-    prompts_per_step: int = Field(default=16, ge=1)
-    """P, prompts of one batch of rollouts"""
     group_size: int = Field(default=1, ge=1)
     """G, answers to each prompt; they are not compared with each other"""
-    temperature: float = Field(default=1.0, gt=0)
-    """answers are drawn from the whole vocabulary at this temperature, and trained at it"""
-    max_tokens: int = Field(default=256, ge=1)
-    """of one answer"""
-    stop: tuple[str, ...] = ()
-    """strings that end an answer, besides end-of-sequence"""
     critic: Critic = SeparateCritic()
     """who says what reward is to be expected"""
     advantage: Advantage = GAE()
@@ -112,12 +96,8 @@ class PPOConfig(Algorithm):
     """the value behind an answer that was cut: 0 where the cut answer is judged, the critic's where it would have gone on"""
     scale: Literal["whiten", "none"] = "whiten"
     """advantages with mean 0 and variance 1 over the tokens of the step, or as they are"""
-    loss: Surrogate = PPOClip()
-    """the surrogate"""
     value_loss: ValueLoss = Clipped()
     """the critic's loss"""
-    correction: Correction = NoCorrection()
-    """weights for a sampler whose probabilities differ from the trainer's"""
     kl: KL = KLInReward()
     """distance to the reference policy, the model that the run started from"""
     average: Average = TokenMean()
@@ -128,26 +108,8 @@ class PPOConfig(Algorithm):
     """optimizer steps of one pass"""
 
     @property
-    def sampling(self) -> Sampling:
-        return Sampling(temperature=self.temperature, max_tokens=self.max_tokens, stop=self.stop)
-
-    @property
-    def objective(self) -> PolicyObjective:
-        """The policy's whole loss."""
-        return PolicyObjective(surrogate=self.loss, correction=self.correction, kl=self.kl)
-
-    @property
     def updates_per_step(self) -> int:
         return self.epochs * self.minibatches
-
-    @property
-    def trains_with_reference(self) -> bool:
-        """Whether the reference's log-probabilities of every answer are part of a step."""
-        return not isinstance(self.kl, NoKL) or "ref_logprobs" in self.objective.needs
-
-    @property
-    def needs_reference(self) -> bool:
-        return self.trains_with_reference or (isinstance(self.kl, NoKL) and self.kl.measure > 0)
 
     @property
     def has_scalar_head(self) -> bool:

@@ -12,26 +12,26 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from corollary.algorithms.base import Algorithm, Engines
+from corollary.algorithms.base import Algorithm, Engines, OnRollouts
 from corollary.config import Config, Variant, choice, variant
 from corollary.data.collate import as_kind, preference_batch
 from corollary.data.pairs import Encode, Pair, PairRows, apart, from_rollouts
 from corollary.declare import entries
 from corollary.engines.base import Sampler, Scorer, Trainer
 from corollary.engines.remembered import remembered
-from corollary.losses.bind import PREFERENCE, Bound, blind, pair_inputs, where_trained
+from corollary.losses.bind import PREFERENCE, Around, Bound, blind, pair_inputs, where_trained
 from corollary.losses.pairs import per_token
 from corollary.losses.preference import dpo
 from corollary.losses.probe import probe, probe_average
 from corollary.ops.reduce import Average, SequenceMean, token_weights
 from corollary.rollout import Player, describe, rollouts
-from corollary.types import Metrics, PreferenceBatch, Prompt, Sampling, Step, Terms
+from corollary.types import Metrics, PreferenceBatch, Prompt, Step, Terms
 
 if TYPE_CHECKING:
     PairLoss = Variant
@@ -122,22 +122,15 @@ def steps(
         yield Step(trainer.step(batch, config.objective))
 
 
-class OnlinePreferenceConfig(OnPairs):
-    """Pairs of the model's own answers, sampled and judged anew for each step: the best and the worst of a group."""
+class OnlinePreferenceConfig(OnPairs, OnRollouts):
+    """Pairs of the model's own answers, sampled and judged anew for each step: the best and the worst of a group.
 
-    uses_rewards: ClassVar[bool] = True
+    Whatever temperature they are drawn at, they are trained at temperature 1.
+    """
 
     type: Literal["online_preference"] = "online_preference"
-    prompts_per_step: int = Field(default=16, ge=1)
-    """prompts of one optimizer step"""
-    group_size: int = Field(default=8, ge=2)
-    """answers to each prompt"""
     pairs_per_prompt: int = Field(default=1, ge=1)
     """pairs of each group at most; every pair counts alike"""
-    temperature: float = Field(default=1.0, gt=0)
-    """of the sampling; answers are trained at temperature 1"""
-    max_tokens: int = Field(default=256, ge=1)
-    """of one answer"""
 
     def steps(self, engines: Engines) -> Iterator[Step]:
         return online_steps(
@@ -157,8 +150,7 @@ def online_steps(
     first: int = 0,
 ) -> Iterator[Step]:
     """One batch of rollouts per item, and an optimizer step where any two answers to one prompt earned different rewards."""
-    sampling = Sampling(temperature=config.temperature, max_tokens=config.max_tokens)
-    for groups in rollouts(player, prompts, group_size=config.group_size, sampling=sampling, first=first):
+    for groups in rollouts(player, prompts, group_size=config.group_size, sampling=config.sampling, first=first):
         metrics = describe(groups, player.full_mark)
         found = [couple for group in groups for couple in apart(group, config.pairs_per_prompt)]
         if found:
@@ -216,22 +208,13 @@ def told(logprobs: Tensor, batch: PreferenceBatch, *, each_token: bool) -> dict[
 
 
 @dataclass(frozen=True, slots=True)
-class Described:
+class Described(Around):
     """A loss on pairs with the SFT term and with what is told of any pairs; a loss that says these itself is left to say them.
 
     Σ w·loss + λ·Σ u·(-logπ)        w the mean over pairs, u the average of the SFT term
     """
 
-    loss: Bound
     sft_weight: float = 0.0  # λ
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return self.loss.needs
-
-    @property
-    def cross_sample(self) -> bool:
-        return self.loss.cross_sample
 
     def __call__(self, output: Tensor, batch: PairsBatch) -> Terms:
         terms = self.loss(output, batch)

@@ -25,7 +25,7 @@ from corollary.data.collate import preference_batch
 from corollary.data.pairs import Encode, Pair, PairRows
 from corollary.declare import entries
 from corollary.engines.base import Trainer
-from corollary.losses.bind import REWARD_MODEL, Bound, pair_inputs
+from corollary.losses.bind import REWARD_MODEL, Around, Bound, pair_inputs
 from corollary.losses.pairs import reward_metrics
 from corollary.losses.probe import probe
 from corollary.losses.reward_model import bradley_terry
@@ -114,18 +114,12 @@ def ranked(pairs: Sequence[Pair]) -> PreferenceBatch:
 
 
 @dataclass(frozen=True, slots=True)
-class Ranking:
+class Ranking(Around):
     """A loss on the rewards of pairs, with what is told of any: `reward_chosen`, `reward_rejected`, `margin` and `accuracy`."""
-
-    loss: Bound
 
     @property
     def needs(self) -> frozenset[str]:
         return self.loss.needs | {"values"}
-
-    @property
-    def cross_sample(self) -> bool:
-        return self.loss.cross_sample
 
     def __call__(self, values: Tensor, batch: PreferenceBatch) -> Terms:
         terms, rewards = self.loss(values, batch), pair_inputs(values, batch)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from corollary.algorithms.base import Algorithm, Engines
@@ -26,7 +26,7 @@ from corollary.declare import entries
 from corollary.engines.base import Scorer, Trainer
 from corollary.engines.remembered import remembered
 from corollary.errors import DataError
-from corollary.losses.bind import UNPAIRED, Bound, summed
+from corollary.losses.bind import UNPAIRED, Around, Bound, summed
 from corollary.losses.probe import probe
 from corollary.losses.unpaired import kto, kto_baseline, mismatched
 from corollary.types import Metrics, Prompt, Step, Terms, TokenBatch, UnpairedBatch
@@ -54,8 +54,14 @@ class UnpairedConfig(Algorithm):
     """longer answers are left out and counted; null: no limit"""
     loss: AnswerLoss = variant(kto)()  # type: ignore[call-arg]
     """what an answer costs"""
-    shift_decay: float = Field(default=0.9, ge=0, lt=1)
-    """how much of BCO's running mean of rewards a step leaves as it was"""
+    shift_decay: float | None = Field(default=None, ge=0, lt=1)
+    """how much of BCO's running mean of rewards a step leaves as it was; null: 0.9"""
+
+    @model_validator(mode="after")
+    def _read(self) -> UnpairedConfig:
+        if self.shift_decay is not None and "shift" not in type(self.loss).inputs:
+            raise ValueError(f"shift_decay: {self.loss.type} takes no running mean; leave shift_decay out, or take bco")
+        return self
 
     @property
     def batch_size(self) -> int:
@@ -135,7 +141,7 @@ def steps(
             batch = replace(batch, ref_logprobs=remembered(batch, [p.id for p in asked], reference, kept))
         batch = placed(config, batch, trainer, reference, memory)
         metrics = trainer.step(batch, Described(Bound(config.loss), batch.desirable.double().mean().item()))
-        remember(metrics, memory, config.shift_decay)
+        remember(metrics, memory, 0.9 if config.shift_decay is None else config.shift_decay)
         told = {"baseline": batch.baseline, "shift": batch.shift}
         yield Step(metrics | {name: value.item() for name, value in told.items() if value is not None})
 
@@ -205,19 +211,10 @@ def margin(loss: Bound, logprobs: Tensor, batch: UnpairedBatch) -> Tensor:
 
 
 @dataclass(frozen=True, slots=True)
-class Described:
+class Described(Around):
     """A loss on answers with the mean `reward` and `logprob` of each kind, where the step has any of it."""
 
-    loss: Bound
     share: float  # of desirable answers in the whole step
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return self.loss.needs
-
-    @property
-    def cross_sample(self) -> bool:
-        return self.loss.cross_sample
 
     def __call__(self, output: Tensor, batch: UnpairedBatch) -> Terms:
         terms = self.loss(output, batch)

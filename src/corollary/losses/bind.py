@@ -173,6 +173,21 @@ class Bound:
         return as_terms(called(self.formula, inputs_of(output, batch)), batch, self.formula)
 
 
+@dataclass(frozen=True, slots=True)
+class Around:
+    """A loss with something done around it, which needs and couples what the loss does; a subclass is called as the loss is."""
+
+    loss: Bound
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return self.loss.needs
+
+    @property
+    def cross_sample(self) -> bool:
+        return self.loss.cross_sample
+
+
 def where_trained(value: Tensor, trained: Tensor) -> Tensor:
     """The value with 0 where nothing is trained: `where`, since 0·NaN would be NaN in the gradient, too."""
     if value.dim() < 2 or tuple(value.shape[:2]) != tuple(trained.shape) or not value.is_floating_point():

@@ -86,12 +86,7 @@ def build(recipe: Recipe, record: Record, console: Console, saved: Checkpoint | 
     probe(recipe)
     device = recipe.model.torch_device()
     announce = _announce(console)
-    model = load_model(
-        recipe.model.path,
-        dtype=recipe.model.resolved_dtype(),
-        chat_template=recipe.model.chat_template,
-        announce=announce,
-    )
+    model = starting_model(recipe, announce=announce)
     model.place(device)
     outfit(recipe, model)
     prompts, report = usable(recipe, model, *load_prompts(recipe.data, model.tokenizer, announce=announce))
@@ -101,15 +96,9 @@ def build(recipe: Recipe, record: Record, console: Console, saved: Checkpoint | 
     reports = {"training": report}
     held_out: list[Prompt] = []
     if recipe.evaluation:
-        held_out, report = load_prompts(recipe.evaluation.data, model.tokenizer, announce=announce)
-        if recipe.evaluation.judge == "none":  # they are examples for the algorithm only, like those to train on
-            held_out, report = usable(recipe, model, held_out, report)
-        if recipe.measured_by_playing:
-            held_out = begun(recipe, held_out, model.tokenizer)
-        reports["evaluation"] = report
-        console.data("evaluation", report)
+        held_out, reports["evaluation"] = held_out_prompts(recipe, model, console)
     _fits(recipe, model, prompts, held_out)
-    reference = _reference(recipe, model)  # before a checkpoint's weights come into the model
+    reference = starting_policy(recipe, model)  # before a checkpoint's weights come into the model
     critic = _critic(recipe, model, announce)
     trainer = EmbeddedTrainer(model.model, recipe.trainer, recipe.optimizer, total_steps=recipe.updates)
     loader = PromptLoader(prompts, batch_size=recipe.algorithm.batch_size, seed=recipe.run.seed)
@@ -139,6 +128,26 @@ def build(recipe: Recipe, record: Record, console: Console, saved: Checkpoint | 
     if saved is None:  # nothing that the user gave can fail any more
         record.begin(recipe, settings.seed, reports, files(recipe))
     return run
+
+
+def starting_model(recipe: Recipe, *, announce: Announce | None = None) -> LoadedModel:
+    """The model that a recipe names, as it was published: without adapters and heads of the recipe's."""
+    settings = recipe.model
+    return load_model(
+        settings.path, dtype=settings.resolved_dtype(), chat_template=settings.chat_template, announce=announce
+    )
+
+
+def held_out_prompts(recipe: Recipe, model: LoadedModel, console: Console) -> tuple[list[Prompt], DataReport]:
+    """The prompts that a recipe with an evaluation is measured on, and the account of them, which the console is told."""
+    assert recipe.evaluation is not None, "whoever measures has an evaluation"
+    prompts, report = load_prompts(recipe.evaluation.data, model.tokenizer, announce=_announce(console))
+    if recipe.evaluation.judge == "none":  # they are examples for the algorithm only, like those to train on
+        prompts, report = usable(recipe, model, prompts, report)
+    if recipe.measured_by_playing:
+        prompts = begun(recipe, prompts, model.tokenizer)
+    console.data("evaluation", report)
+    return prompts, report
 
 
 def engines(run: Run, console: Console) -> Engines:
@@ -228,7 +237,8 @@ def _fits(recipe: Recipe, model: LoadedModel, prompts: Sequence[Prompt], held_ou
     """
     limits = [("data", prompts, recipe.algorithm.longest_answer)]
     if recipe.evaluation:
-        limits.append(("evaluation.data", held_out, recipe.evaluation.max_tokens))
+        sampled = recipe.evaluation.max_tokens if recipe.evaluation.judge != "none" else 0
+        limits.append(("evaluation.data", held_out, sampled))
     for key, asked, answer in limits:
         told = max(asked, key=lambda prompt: len(prompt.token_ids) + len(prompt.target_ids))
         whole = len(told.token_ids) + len(told.target_ids)
@@ -304,7 +314,7 @@ def embedded_sampler(recipe: Recipe, model: LoadedModel) -> EmbeddedSampler:
     )
 
 
-def _reference(recipe: Recipe, model: LoadedModel) -> EmbeddedScorer | None:
+def starting_policy(recipe: Recipe, model: LoadedModel) -> EmbeddedScorer | None:
     """The starting weights, where the algorithm wants them: a frozen copy, or the model itself with its adapters off."""
     if not recipe.algorithm.needs_reference:
         return None

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from corollary.config import Config
 from corollary.data.datasets import load_prompts
@@ -43,6 +43,13 @@ class Suite(Config):
     """of the CPU; 0: all cores"""
     folder: str = ""
     """where every answer, results.json and results.md are written; empty: nowhere"""
+
+    @model_validator(mode="after")
+    def _of_answers(self) -> Suite:
+        for name, settings in self.sets.items():
+            if settings.judge in ("none", "environment"):
+                raise ValueError(f"sets.{name}.judge: {settings.judge} reads no answers; name one that does")
+        return self
 
     def limited(self) -> dict[str, EvaluationConfig]:
         """The sets, no longer than `limit`."""

@@ -16,11 +16,11 @@ from corollary.models.card import Card, DataUse, Kind, Metric
 from corollary.models.export import export, export_adapter, export_gguf
 from corollary.models.gguf_writer import GGUFDtype
 from corollary.models.heads import as_reward_model, padding_token, without_scalar_head
-from corollary.models.load import LoadedModel, load_model
+from corollary.models.load import LoadedModel
 from corollary.models.lora import merged
 from corollary.models.names import exported, title
 from corollary.run import checkpoint
-from corollary.run.assembly import outfit
+from corollary.run.assembly import outfit, starting_model
 from corollary.run.files import read_json
 from corollary.run.recipe import Recipe
 
@@ -52,7 +52,7 @@ def export_run(run: Path, target: Path, *, form: Form = "folder", dtype: GGUFDty
     saved, _ = checkpoint.newest(run / "checkpoints")
     if saved is None:
         raise ResumeError("has no checkpoint", where=str(run))
-    model = load_model(recipe.model.path, dtype=recipe.model.resolved_dtype(), chat_template=recipe.model.chat_template)
+    model = starting_model(recipe)
     outfit(recipe, model)
     EmbeddedTrainer(model.model, recipe.trainer, recipe.optimizer, total_steps=1).load_state_dict(saved.tensors)
     about, lora = card(run, recipe, model, saved.step), recipe.model.lora

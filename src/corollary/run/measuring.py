@@ -5,19 +5,30 @@ from __future__ import annotations
 from contextlib import nullcontext
 from typing import Any
 
-from corollary.data.datasets import load_prompts
+from corollary.algorithms.base import Engines, Unreferenced
 from corollary.engines.sampler import EmbeddedSampler
+from corollary.engines.trainer import EmbeddedTrainer
 from corollary.errors import ConfigError
 from corollary.evaluate import Row, compared, described, evaluate, played, summary
-from corollary.models.load import load_model
 from corollary.rewards.verdicts import judging
 from corollary.rollout import Player
-from corollary.run.assembly import Console, Run, embedded_sampler, engines, rewards
+from corollary.run.assembly import (
+    Console,
+    Run,
+    embedded_sampler,
+    encoder,
+    engines,
+    held_out_prompts,
+    outfit,
+    rewards,
+    starting_model,
+    starting_policy,
+)
 from corollary.run.evaluation import EvaluationConfig
 from corollary.run.files import write_json
 from corollary.run.memory import keep_large_blocks
 from corollary.run.own_code import blamed
-from corollary.run.playing import begun, player
+from corollary.run.playing import player
 from corollary.run.recipe import Recipe
 from corollary.types import Prompt
 
@@ -34,16 +45,7 @@ def measure(run: Run, console: Console, step: int) -> None:
         )
     else:
         rows = held_out_rows(settings, run.sampler, run.held_out)
-    with blamed(run.recipe, "measuring"):
-        said = run.recipe.algorithm.measured(engines(run, console), run.held_out)
-    if said:
-        both = zip(rows, described(run.held_out, said), strict=True)
-        rows = [row | more | {"measures": row.get("measures", {}) | more["measures"]} for row, more in both]
-    if not said and settings.judge == "none":
-        raise ConfigError(
-            f"nothing is measured: judge is none, and {run.recipe.algorithm.type} says nothing of held-out examples",
-            where="evaluation.judge", hint="name a judge, or leave evaluation out",
-        )  # fmt: skip
+    rows = with_measures(run.recipe, engines(run, console), rows, run.held_out)
     run.record.keep_evaluation(step, rows)
     before = run.record.evaluation(0)
     result: dict[str, Any] = {"dataset": settings.data.path, "prompts": len(rows)}
@@ -54,6 +56,25 @@ def measure(run: Run, console: Console, step: int) -> None:
         if before is not None:
             result["difference"] = compared(before, rows)
     write_json(run.record.folder / "evaluation.json", result)
+
+
+def with_measures(recipe: Recipe, lent: Engines, rows: list[Row], prompts: list[Prompt]) -> list[Row]:
+    """The rows with what the algorithm says of each example.
+
+    Raises:
+        ConfigError: there is neither a judge nor anything that the algorithm says.
+    """
+    with blamed(recipe, "measuring"):
+        said = recipe.algorithm.measured(lent, prompts)
+    if not said and recipe.evaluation and recipe.evaluation.judge == "none":
+        raise ConfigError(
+            f"nothing is measured: judge is none, and {recipe.algorithm.type} says nothing of held-out examples",
+            where="evaluation.judge", hint="name a judge, or leave evaluation out",
+        )  # fmt: skip
+    if not said:
+        return rows
+    both = zip(rows, described(prompts, said), strict=True)
+    return [row | more | {"measures": row.get("measures", {}) | more["measures"]} for row, more in both]
 
 
 def _summed(recipe: Recipe, rows: list[Row], step: int) -> dict[str, Any]:
@@ -99,14 +120,21 @@ def measure_only(recipe: Recipe, console: Console) -> dict[str, Any]:
     if recipe.evaluation is None:
         raise ConfigError("the recipe has no evaluation", where="evaluation", hint="set evaluation.data.path")
     keep_large_blocks()
-    model = load_model(recipe.model.path, dtype=recipe.model.resolved_dtype(), chat_template=recipe.model.chat_template)
-    prompts, report = load_prompts(recipe.evaluation.data, model.tokenizer)
-    console.data("evaluation", report)
+    model = starting_model(recipe)
+    outfit(recipe, model)
+    prompts, _ = held_out_prompts(recipe, model, console)
     sampler = embedded_sampler(recipe, model)
     if recipe.measured_by_playing:
         with rewards(recipe, model) if recipe.rewards else nullcontext() as reward:
-            one = player(recipe, model, sampler, reward, purpose="evaluate")
-            rows = played_rows(recipe.evaluation, one, begun(recipe, prompts, model.tokenizer))
+            rows = played_rows(recipe.evaluation, player(recipe, model, sampler, reward, purpose="evaluate"), prompts)
     else:
         rows = held_out_rows(recipe.evaluation, sampler, prompts)
-    return {"dataset": recipe.evaluation.data.path, "prompts": len(rows), "before": summary(rows, 0)}
+    lent = Engines(
+        trainer=EmbeddedTrainer(model.model, recipe.trainer, recipe.optimizer, total_steps=1),
+        sampler=sampler,
+        prompts=iter(()),
+        encode=encoder(model),
+        reference=starting_policy(recipe, model) or Unreferenced(),
+    )
+    rows = with_measures(recipe, lent, rows, prompts)
+    return {"dataset": recipe.evaluation.data.path, "prompts": len(rows), "before": _summed(recipe, rows, 0)}

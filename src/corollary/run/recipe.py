@@ -125,6 +125,12 @@ class Recipe(Config):
             )
         return self
 
+    @model_validator(mode="after")
+    def _head_where_trained(self) -> Recipe:
+        if self.optimizer.head_lr is not None and not self.algorithm.has_scalar_head:
+            raise ValueError(f"optimizer.head_lr: what {self.algorithm.type} trains has no scalar head; leave it out")
+        return self
+
     @property
     def measured_by_playing(self) -> bool:
         """Whether held-out prompts are episodes."""

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# One optimizer step of ours against one of TRL, on the same weights and rows (tests/parity, docs/guides/parity.md).
+# One optimizer step of ours against one of TRL, on the same weights and rows (tests/parity, docs/guides/parity.md); and what
+# llama.cpp makes of our GGUF files.
 #
 #     scripts/parity.sh [pytest arguments]
 #
@@ -16,6 +17,8 @@ if [ "$(cat "$venv/.made" 2>/dev/null)" != "$made" ]; then
     "${PYTHON:-python3}" -m venv "$venv"
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "${pins[0]}"
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable . "${pins[@]}" 'pytest>=8'
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --only-binary :all: xllamacpp ||
+        echo "there is no xllamacpp for this machine: what llama.cpp makes of our files is not tested" >&2
     printf '%s' "$made" >"$venv/.made"
 fi
 

@@ -131,3 +131,9 @@ def test_the_guide_of_an_environment_can_be_followed_on_a_tiny_model(tmp_path: P
     assert [m["step"] for m in metrics] == [1, 2]
     environment = json.loads((tmp_path / "runs" / "sums" / "environment.json").read_text())
     assert "my_environment.py" in json.dumps(environment)
+
+
+@pytest.mark.parametrize("page", sorted(GUIDES.parent.rglob("*.md")), ids=lambda p: p.stem)
+def test_no_page_was_left_half_written(page: Path) -> None:
+    prose = re.sub(r"```.*?```|`[^`\n]*`|^    [^\n]*$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    assert not re.findall(r"\b[A-Z]{2,}_[A-Z]{2,}\b|TODO|FIXME|\bTBD\b", prose)

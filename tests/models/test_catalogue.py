@@ -14,7 +14,7 @@ from corollary.rewards.latex import math
 from models.small import fetched
 
 PROBLEMS = {
-    "small-problems/train": 547, "small-problems/test": 217, "small-problems/worked": 538, "small-problems/pairs": 538,
+    "small-problems/train": 547, "small-problems/test": 217, "small-problems/worked": 538, "small-problems/pairs": 538, "small-problems/test-pairs": 215,
     "word-problems/train": 1998, "word-problems/test": 628, "svamp": 1000, "mawps": 2065, "mawps/singleop": 562,
     "mawps/multiarith": 600, "mawps/addsub": 395, "mawps/singleeq": 508, "asdiv": 2084, "gsm8k/train": 7473, "gsm8k/test": 1319,
     "gsm-hard": 1319, "arithmetic": 1047,

@@ -139,6 +139,7 @@ def _problems() -> Iterator[Entry]:
     yield both("small-problems/test", "the same of word-problems/test")
     yield both("small-problems/worked", "those of small-problems/train whose equation is certain")
     yield both("small-problems/pairs", "the same as pairs: the right equation against a wrong one")
+    yield both("small-problems/test-pairs", "such pairs of small-problems/test")
     yield _svamp
     yield _mawps
     for part, description in (

@@ -73,3 +73,15 @@ def test_what_cannot_be_judged_is_told_before_anything_is_sampled() -> None:
     prompts = [Prompt(id="p9", token_ids=(1,), columns={"answer": "seven"})]
     with judging("number") as numbers, pytest.raises(DataError, match="p9"):
         evaluate(sampler, prompts, numbers, samples=0, temperature=1.0, max_tokens=2)
+
+
+def test_what_a_metric_is_does_not_hang_on_the_values_that_it_happens_to_have() -> None:
+    rows = [
+        [{"prompt_id": str(i), "measures": {"accuracy": a, "margin": m}} for i in range(8)]
+        for a, m in ((0.5, 0.0), (1.0, 2.0))
+    ]
+    before, after = (summary(each, step)["metrics"] for step, each in enumerate(rows))
+    assert (before["margin"]["unit"], before["margin"]["method"]) == ("number", "Student t")
+    assert [each["accuracy"]["method"] for each in (before, after)] == ["Korn-Graubard", "Clopper-Pearson"]
+    assert "unit" not in before["accuracy"]
+    assert compared(*rows)["accuracy"]["estimate"] == 0.5

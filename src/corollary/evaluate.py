@@ -131,11 +131,16 @@ def _values(rows: Sequence[Row]) -> dict[str, list[float]]:
     return values
 
 
+SHARES = frozenset({"accuracy", "longer_is_chosen", "prefers_longer"})
+"""what algorithms say of an example that is yes or no, or ½ for neither"""
+
+
 def _kind(name: str, *values: Sequence[float]) -> Literal["binary", "share", "number"]:
-    """What a metric's values are: right or wrong, shares such as pass@k, or numbers of any scale."""
-    if name.startswith("sampled/"):
-        return "share"
-    return "binary" if all(v in (0.0, 1.0) for column in values for v in column) else "number"
+    """What a metric's values are, told by its name: right or wrong, shares such as pass@k, or numbers of any scale."""
+    if not name.startswith(("greedy/", "sampled/")) and name not in SHARES:
+        return "number"
+    certain = not name.startswith("sampled/") and all(v in (0.0, 1.0) for column in values for v in column)
+    return "binary" if certain else "share"
 
 
 def summary(rows: Sequence[Row], step: int) -> dict[str, Any]:

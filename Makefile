@@ -16,8 +16,8 @@ test: $(VENV)/.tests ## the whole CPU suite
 	$(BIN)/python -m pytest -n auto $(ARGS)
 
 check: $(VENV)/.tests ## formatting, lint, types, tests, doctests
-	$(BIN)/ruff format --check src tests benchmarks
-	$(BIN)/ruff check src tests benchmarks
+	$(BIN)/ruff format --check src tests benchmarks scripts
+	$(BIN)/ruff check src tests benchmarks scripts
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 	$(MAKE) test
 

@@ -62,6 +62,13 @@ def test_the_pass_rate_is_a_running_one_of_full_marks_among_the_judged() -> None
     assert "q" not in memory["pass_rates"]
 
 
+def test_the_ends_of_the_band_are_in_it() -> None:
+    settings, memory = PassRate(low=0.5, high=1.0, rate=1.0), {}
+    settings.learns([group("low", 1.0, 0.0), group("high", 1.0, 1.0), group("below", 0.0, 0.0)], 1.0, memory)
+    asked = [settings.asks(Prompt(id=name, token_ids=(1,)), memory) for name in ("low", "high", "below")]
+    assert asked == [True, True, False]
+
+
 def test_a_band_that_holds_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match=r"low \(0.9\) must be below high \(0.2\)"):
         PassRate(low=0.9, high=0.2)
@@ -114,6 +121,8 @@ def test_replay_forgets_what_is_too_old_and_keeps_the_newest() -> None:
     settings.adds([group("old", 1.0, 0.0)], memory)
     settings.adds([group("new", 1.0, 0.0, version=1)], memory)
     assert [restored(g)[0].prompt.id for g in memory["replay"]] == ["new"]
+    last = settings.adds([group("silent", 1.0, 1.0, version=3)], memory.copy())
+    assert [g[0].prompt.id for g in last] == ["new"]  # max_age steps old, and still seen
     silent = group("silent", 1.0, 1.0, version=4)
     assert settings.adds([silent], memory) == [silent]
     assert memory["replay"] == []

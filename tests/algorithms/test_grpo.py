@@ -300,3 +300,21 @@ def test_what_is_seen_again_is_weighed_against_the_policy_that_sampled_it() -> N
     assert ratios[0] == pytest.approx(1, abs=1e-4)
     batch, _ = grpo.shaped(config, list(next(steps).groups), None)
     assert batch.old_logprobs is batch.sampler_logprobs
+
+
+def test_what_is_told_of_a_step_is_what_was_answered_in_it_and_not_what_was_seen_again() -> None:
+    class Once(Fives):
+        """Rewards that differ in the first step, and never again."""
+
+        calls = 0
+
+        def score(
+            self, groups: Sequence[tuple[Prompt, Sequence[Completion]]], *, step: int = 0
+        ) -> list[list[Fives.Score]]:
+            self.calls += 1
+            return [[Fives.Score(float(self.calls == 1 and i % 2)) for i, _ in enumerate(said)] for _, said in groups]
+
+    config = SMALL.model_copy(update={"replay": Replay()})
+    first, second, third = islice(start(config, reward=Once())[0], 3)
+    assert [step.metrics["reward"] for step in (first, second, third)] == [0.5, 0.0, 0.0]
+    assert sum(rollout.reward or 0 for group in second.groups for rollout in group) > 0

@@ -37,6 +37,18 @@ def test_at_the_start_the_model_says_what_it_said_without_adapters() -> None:
     assert torch.equal(first, second)
 
 
+def test_what_an_adapter_adds_is_alpha_over_r_times_b_a() -> None:
+    model = with_lora(tiny.model(), LoRA(rank=2, alpha=6), seed=0)
+    layer = model.get_submodule("model.layers.0.self_attn.q_proj")
+    weights = dict(layer.named_parameters())
+    a, b = weights["lora_A.default.weight"], weights["lora_B.default.weight"]
+    x = torch.linspace(-1, 1, a.shape[1], dtype=a.dtype)[None]
+    before = layer(x)
+    with torch.no_grad():
+        b.copy_(torch.arange(float(b.numel())).view_as(b))
+        torch.testing.assert_close(layer(x) - before, 6 / 2 * x @ a.T @ b.T)
+
+
 def test_only_the_adapters_move_and_only_they_are_saved() -> None:
     before = tiny.model().state_dict()
     trainer = trained()

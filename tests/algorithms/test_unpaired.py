@@ -20,6 +20,7 @@ from corollary.config import variant
 from corollary.data.collate import token_batch
 from corollary.engines.trainer import EmbeddedScorer, EmbeddedTrainer, OptimizerConfig, TrainerConfig
 from corollary.errors import DataError
+from corollary.losses.bind import Bound
 from corollary.losses.unpaired import bco, kto
 from corollary.run.loop import train
 from corollary.types import Prompt, Step
@@ -242,3 +243,15 @@ def test_a_run_of_the_command_measures_held_out_answers_and_counts_what_it_leave
 def test_a_decay_of_a_running_mean_that_nothing_reads_is_refused() -> None:
     with pytest.raises(ValueError, match="shift_decay: kto takes no running mean"):
         UnpairedConfig(shift_decay=0.5)
+
+
+def test_a_held_out_margin_is_the_distance_from_z0_on_the_side_that_the_answer_is_called() -> None:
+    asked, policy, reference = rows(), trainer(torch.float64), scorer(torch.float64, seed=3)
+    config = UnpairedConfig(loss=KTO)
+    batch = config.batch(asked, encode)
+    batch = replace(batch, ref_logprobs=reference.logprobs(batch))
+    z0 = torch.tensor(0.7, dtype=torch.double)
+    assert batch.ref_logprobs is not None
+    gained = ((policy.logprobs(batch) - batch.ref_logprobs) * batch.trained).sum(1)
+    found = unpaired.margin(Bound(KTO), policy.logprobs(batch), replace(batch, baseline=z0))
+    torch.testing.assert_close(found, (gained - z0) * torch.tensor([1.0, -1.0, 1.0, -1.0]))

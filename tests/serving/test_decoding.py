@@ -12,7 +12,7 @@ import torch
 
 from corollary.engines.sampler import Answers, EmbeddedSampler
 from corollary.errors import NumericsError
-from corollary.serving.decoding import Decoder, Failure, Job, Piece
+from corollary.serving.decoding import Answer, Decoder, Failure, Job, Piece
 from corollary.types import Prompt, Sampling
 from models import small
 
@@ -142,3 +142,14 @@ def test_a_closed_decoder_takes_nothing(sampler: Counting) -> None:
     decoder.close()
     assert not decoder.submit([Waiting().job])
     assert not decoder.thread.is_alive()
+
+
+def test_where_one_token_brings_two_stops_the_first_in_the_text_ends_the_answer() -> None:
+    told: list[Piece | Failure] = []
+    sampling = Sampling(max_tokens=9, stop=("\n", "."))
+    job = Job(prompt=(1,), sampling=sampling, n=1, seed=0, names=("x",), tell=told.append)
+    answer = Answer(job, 0, lambda ids: "".join(["One", ". Two\n"][token] for token in ids), frozenset())
+    for token in (0, 1):
+        answer.take(token, -0.5)
+    assert "".join(piece.text for piece in told if isinstance(piece, Piece)) == "One"
+    assert (answer.finished, answer.alive) == ("stop", False)

@@ -85,3 +85,13 @@ def test_what_a_metric_is_does_not_hang_on_the_values_that_it_happens_to_have() 
     assert [each["accuracy"]["method"] for each in (before, after)] == ["Korn-Graubard", "Clopper-Pearson"]
     assert "unit" not in before["accuracy"]
     assert compared(*rows)["accuracy"]["estimate"] == 0.5
+
+
+def test_several_examples_of_one_prompt_are_one_draw() -> None:
+    said = [("a", 1.0), ("a", 0.0), ("b", 1.0), ("c", 1.0)]
+    rows = [
+        {"prompt_id": str(i), "prompt": p, "measures": {"accuracy": v, "margin": v}} for i, (p, v) in enumerate(said)
+    ]
+    found = summary(rows, 0)["metrics"]
+    assert [(m["value"], m["prompts"]) for m in found.values()] == [(pytest.approx(2.5 / 3), 3)] * 2
+    assert compared(rows, rows)["margin"]["prompts"] == 3

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from statistics import fmean
 from typing import Any, Literal
 
 from corollary.engines.base import Sampler
@@ -115,12 +116,18 @@ def described(prompts: Sequence[Prompt], measures: Sequence[Metrics]) -> list[Ro
 
 
 def _values(rows: Sequence[Row]) -> dict[str, list[float]]:
-    """Metric → its value on every prompt."""
-    values: dict[str, list[float]] = {
-        name: [float(row["measures"][name]) for row in rows] for name in rows[0].get("measures", {})
-    }
+    """Metric → its value on every prompt.
+
+    Of examples that are measured without sampling several may be about one prompt, such as its pairs. They are no independent
+    draws, so the prompt's value is their mean.
+    """
+    measures = [row.get("measures", {}) for row in rows]
+    values = {name: [float(said[name]) for said in measures] for name in measures[0]}
     if "greedy" not in rows[0]:
-        return values
+        units: dict[str, list[int]] = {}
+        for i, row in enumerate(rows):
+            units.setdefault(row.get("prompt") or row["prompt_id"], []).append(i)
+        return {name: [fmean(of[i] for i in unit) for unit in units.values()] for name, of in values.items()}
     for how in ("strict", "lenient"):
         values[f"greedy/{how}"] = [float(row["greedy"][how]) for row in rows]
         n = min(len(row["sampled"]) for row in rows)

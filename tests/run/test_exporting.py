@@ -80,7 +80,7 @@ def test_what_cannot_be_exported_is_refused_before_a_model_is_loaded(
     source = recipes.write(tmp_path)
     run = tmp_path / "runs" / "tiny"
     train(recipes.recipe(source, "run.steps=0", "evaluation.samples=0", "run.export=false"), recipes.Quiet())
-    monkeypatch.setattr("corollary.run.exporting.load_model", lambda *_, **__: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("corollary.run.exporting.starting_model", lambda *_, **__: pytest.fail("a model was loaded"))
     with pytest.raises(ConfigError, match="tiny: has no adapters: it trained all weights; export a folder"):
         export_run(run, tmp_path / "out", form="adapter")
     with pytest.raises(ConfigError, match=r"out: a GGUF file's name ends in \.gguf"):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from corollary.errors import ConfigError
+from corollary.errors import ConfigError, DataError
 from corollary.run.loop import measure_only, train
 from golden import recipes
 from run.recipes import Quiet
@@ -33,4 +33,12 @@ def test_nothing_to_measure_is_one_line(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setitem(recipes.RECIPES, "grpo", EVALUATED + recipes.RECIPES["grpo"])
     recipe = recipes.recipe("grpo", recipes.written(tmp_path), "grpo")
     with pytest.raises(ConfigError, match="nothing is measured: judge is none, and grpo says nothing"):
+        measure_only(recipe, Quiet())
+
+
+def test_a_single_prompt_gives_no_interval_and_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(recipes.RECIPES, "dpo", EVALUATED + recipes.RECIPES["dpo"])
+    monkeypatch.setitem(recipes.OVERRIDES, "dpo", ("evaluation.data.limit=1",))
+    recipe = recipes.recipe("dpo", recipes.written(tmp_path), "dpo")
+    with pytest.raises(DataError, match="has a single prompt, and an interval needs two"):
         measure_only(recipe, Quiet())

@@ -139,7 +139,11 @@ def starting_model(recipe: Recipe, *, announce: Announce | None = None) -> Loade
 
 
 def held_out_prompts(recipe: Recipe, model: LoadedModel, console: Console) -> tuple[list[Prompt], DataReport]:
-    """The prompts that a recipe with an evaluation is measured on, and the account of them, which the console is told."""
+    """The prompts that a recipe with an evaluation is measured on, and the account of them, which the console is told.
+
+    Raises:
+        DataError: they are of one prompt, from which no interval can be had; or what `load_prompts` raises.
+    """
     assert recipe.evaluation is not None, "whoever measures has an evaluation"
     prompts, report = load_prompts(recipe.evaluation.data, model.tokenizer, announce=_announce(console))
     if recipe.evaluation.judge == "none":  # they are examples for the algorithm only, like those to train on
@@ -147,6 +151,13 @@ def held_out_prompts(recipe: Recipe, model: LoadedModel, console: Console) -> tu
     if recipe.measured_by_playing:
         prompts = begun(recipe, prompts, model.tokenizer)
     console.data("evaluation", report)
+    played = recipe.evaluation.judge != "none"  # episodes of a game may all begin alike
+    if len({prompt.id if played else prompt.text or prompt.id for prompt in prompts}) < 2:
+        raise DataError(
+            "has a single prompt, and an interval needs two",
+            where="evaluation.data",
+            hint="give it more, or raise its limit",
+        )
     return prompts, report
 
 

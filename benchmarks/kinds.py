@@ -3,7 +3,7 @@
 python benchmarks/kinds.py runs/judged-kto
 
 An answer's `margin` on the right side grows by itself where one kind is more frequent and both fall. The difference between the kinds
-does not. Its interval is Welch's, of independent answers.
+does not. Its interval is that of two independent means, by the normal distribution.
 """
 
 from __future__ import annotations

@@ -95,3 +95,9 @@ def test_several_examples_of_one_prompt_are_one_draw() -> None:
     found = summary(rows, 0)["metrics"]
     assert [(m["value"], m["prompts"]) for m in found.values()] == [(pytest.approx(2.5 / 3), 3)] * 2
     assert compared(rows, rows)["margin"]["prompts"] == 3
+
+
+def test_an_accuracy_in_per_cent_is_a_number() -> None:
+    rows = [{"prompt_id": str(i), "measures": {"accuracy": 10.0 * i}} for i in range(4)]
+    assert summary(rows, 0)["metrics"]["accuracy"]["unit"] == "number"
+    assert compared(rows, rows)["accuracy"]["estimate"] == 0

@@ -126,7 +126,7 @@ def _values(rows: Sequence[Row]) -> dict[str, list[float]]:
     if "greedy" not in rows[0]:
         units: dict[str, list[int]] = {}
         for i, row in enumerate(rows):
-            units.setdefault(row.get("prompt") or row["prompt_id"], []).append(i)
+            units.setdefault(drawn(row["prompt_id"], row.get("prompt", "")), []).append(i)
         return {name: [fmean(of[i] for i in unit) for unit in units.values()] for name, of in values.items()}
     for how in ("strict", "lenient"):
         values[f"greedy/{how}"] = [float(row["greedy"][how]) for row in rows]
@@ -138,16 +138,25 @@ def _values(rows: Sequence[Row]) -> dict[str, list[float]]:
     return values
 
 
+def drawn(prompt_id: str, text: str) -> str:
+    """What one draw is of examples that are measured without sampling: all of the same prompt, whatever each is called."""
+    return text or prompt_id
+
+
 SHARES = frozenset({"accuracy", "longer_is_chosen", "prefers_longer"})
 """what algorithms say of an example that is yes or no, or ½ for neither"""
 
 
 def _kind(name: str, *values: Sequence[float]) -> Literal["binary", "share", "number"]:
-    """What a metric's values are, told by its name: right or wrong, shares such as pass@k, or numbers of any scale."""
-    if not name.startswith(("greedy/", "sampled/")) and name not in SHARES:
+    """What a metric's values are, told by its name: right or wrong, shares such as pass@k, or numbers of any scale.
+
+    An algorithm of the user's may call something `accuracy` that is no share, per cent for instance: that is a number.
+    """
+    every = [value for column in values for value in column]
+    is_share = name.startswith(("greedy/", "sampled/")) or (name in SHARES and all(0 <= v <= 1 for v in every))
+    if not is_share:
         return "number"
-    certain = not name.startswith("sampled/") and all(v in (0.0, 1.0) for column in values for v in column)
-    return "binary" if certain else "share"
+    return "binary" if not name.startswith("sampled/") and set(every) <= {0.0, 1.0} else "share"
 
 
 def summary(rows: Sequence[Row], step: int) -> dict[str, Any]:

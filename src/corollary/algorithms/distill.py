@@ -67,6 +67,10 @@ class DataAnswers(Config):
     """the answer, made of columns of the data set"""
 
 
+TOP_K = 64
+"""of the teacher's likeliest tokens, where a recipe names no number"""
+
+
 class Divergence(Config):
     """A divergence between the two distributions at every token, with its whole gradient."""
 
@@ -202,7 +206,7 @@ def compared(objective: Divergence, batch: TokenBatch, teacher: Teacher) -> tupl
     states, head, bound = teacher.states(batch), teacher.head(), Bound(objective.loss)
     if "teacher_logits" in bound.needs:
         return as_kind(DistillBatch, batch, teacher_hidden=states), Taught(bound, head)
-    logprobs, ids = top_k(states, head, objective.top_k or 64, batch.temperature)
+    logprobs, ids = top_k(states, head, objective.top_k or TOP_K, batch.temperature)
     return as_kind(DistillBatch, batch, teacher_logprobs=logprobs, teacher_ids=ids), Taught(bound, head)
 
 

@@ -21,15 +21,7 @@ from corollary.config import Config, Variant
 from corollary.data.collate import parts, policy_batch, sampled
 from corollary.engines.base import Sampler, Scorer, Trainer
 from corollary.losses.bind import values
-from corollary.losses.policy import (
-    KL,
-    KLInLoss,
-    KLInReward,
-    NoKL,
-    PPOClip,
-    Reinforce,
-    silent,
-)
+from corollary.losses.policy import KL, KLInLoss, KLInReward, NoKL, PPOClip, Reinforce, silent
 from corollary.losses.probe import per_token, probe, probe_advantage, probe_average, probe_correction
 from corollary.ops.advantage import (
     Advantage,

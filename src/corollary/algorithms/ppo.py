@@ -24,11 +24,7 @@ from corollary.config import Config, Variant, by_name, choice, variant
 from corollary.data.collate import as_kind, ended, parts, policy_batch, sampled
 from corollary.engines.base import Sampler, Scorer, Trainer
 from corollary.losses.bind import VALUE, Bound, values
-from corollary.losses.policy import (
-    KL,
-    KLInReward,
-    PolicyObjective,
-)
+from corollary.losses.policy import KL, KLInReward, PolicyObjective
 from corollary.losses.probe import probe, probe_average, probe_correction
 from corollary.losses.value import clipped, squared
 from corollary.ops.kl import k1

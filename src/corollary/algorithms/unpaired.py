@@ -40,6 +40,10 @@ KINDS = ("desirable", "undesirable")
 Memory = dict[str, Any]
 
 
+DECAY = 0.9
+"""of a running mean of rewards, where a recipe names no other"""
+
+
 class UnpairedConfig(Algorithm):
     """All that a run on answers that are called desirable or not may vary."""
 
@@ -141,7 +145,7 @@ def steps(
             batch = replace(batch, ref_logprobs=remembered(batch, [p.id for p in asked], reference, kept))
         batch = placed(config, batch, trainer, reference, memory)
         metrics = trainer.step(batch, Described(Bound(config.loss), batch.desirable.double().mean().item()))
-        remember(metrics, memory, 0.9 if config.shift_decay is None else config.shift_decay)
+        remember(metrics, memory, DECAY if config.shift_decay is None else config.shift_decay)
         told = {"baseline": batch.baseline, "shift": batch.shift}
         yield Step(metrics | {name: value.item() for name, value in told.items() if value is not None})
 

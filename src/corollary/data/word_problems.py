@@ -320,7 +320,7 @@ class Pair(Problem):
 
 def small_side_of(svamp_rows: Iterable[Row], mawps_rows: Iterable[Row], part: str) -> Iterator[Problem]:
     """The small problems of one side; those `worked`, which are certain of their equation; and these as `pairs` or `test-pairs`."""
-    problems = small(side_of(svamp_rows, mawps_rows, "test" if part.startswith("test") else "train"))
+    problems = small(side_of(svamp_rows, mawps_rows, "test" if part in ("test", "test-pairs") else "train"))
     match part:
         case "worked":
             return (problem for problem in problems if problem.equation)

@@ -19,6 +19,7 @@ from corollary.engines.reward_model import RewardModel
 from corollary.engines.sampler import EmbeddedSampler
 from corollary.engines.trainer import EmbeddedScorer, EmbeddedTrainer, frozen
 from corollary.errors import ConfigError, CorollaryError, DataError, ModelError, UserCodeError
+from corollary.evaluate import drawn
 from corollary.models.catalogue import Announce
 from corollary.models.heads import has_scalar_head, with_scalar_head
 from corollary.models.load import LoadedModel, load_model, load_tokenizer
@@ -146,13 +147,15 @@ def held_out_prompts(recipe: Recipe, model: LoadedModel, console: Console) -> tu
     """
     assert recipe.evaluation is not None, "whoever measures has an evaluation"
     prompts, report = load_prompts(recipe.evaluation.data, model.tokenizer, announce=_announce(console))
-    if recipe.evaluation.judge == "none":  # they are examples for the algorithm only, like those to train on
+    examples = (
+        recipe.evaluation.judge == "none"
+    )  # for the algorithm only, like those to train on; several may be of one prompt
+    if examples:
         prompts, report = usable(recipe, model, prompts, report)
     if recipe.measured_by_playing:
         prompts = begun(recipe, prompts, model.tokenizer)
     console.data("evaluation", report)
-    played = recipe.evaluation.judge != "none"  # episodes of a game may all begin alike
-    if len({prompt.id if played else prompt.text or prompt.id for prompt in prompts}) < 2:
+    if len({drawn(prompt.id, prompt.text) for prompt in prompts} if examples else prompts) < 2:
         raise DataError(
             "has a single prompt, and an interval needs two",
             where="evaluation.data",

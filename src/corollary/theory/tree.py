@@ -81,6 +81,26 @@ class World:
         log, other_log = theta.log_softmax(-1), other.log_softmax(-1)
         return (visits * (log.exp() * (log - other_log)).sum(-1)).sum()
 
+    def scores(self, theta: Tensor) -> Tensor:
+        """`[S, N, V]` ∇logπ(y) of every answer."""
+        return torch.func.jacrev(self.sequence_logprobs)(theta.detach())
+
+    def action_values(self, theta: Tensor) -> Tensor:
+        """`[N, V]` Q: what an answer earns on average from each prefix and its next token; 0 where none goes on."""
+        logs = self.logprobs(theta)
+        after = logs.flip(1).cumsum(1).flip(1) - logs  # [S, T] nats of the tokens behind this one
+        reached = (after.exp() * self.rewards[:, None])[self.trained]
+        places = (self.states[self.trained], self.tokens[self.trained])
+        return torch.zeros_like(theta).index_put(places, reached, accumulate=True)
+
+    def values(self, theta: Tensor) -> Tensor:
+        """`[N]` V: what an answer earns on average from each prefix."""
+        return (theta.softmax(-1) * self.action_values(theta)).sum(-1)
+
+    def advantages(self, theta: Tensor) -> Tensor:
+        """`[N, V]` A = Q - V."""
+        return self.action_values(theta) - self.values(theta)[:, None]
+
     def visits(self, theta: Tensor) -> Tensor:
         """`[N]` how often an answer passes each prefix, without gradient."""
         each = (self.probabilities(theta.detach())[:, None] * self.trained).flatten()

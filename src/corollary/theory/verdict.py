@@ -61,9 +61,8 @@ def equal(left: Numbers, right: Numbers, tolerance: float = EXACT, where: str = 
     >>> equal([1.0, 2.0], [1.0, 2.0 + 1e-15]).holds, equal(1.0, 1.1).holds, equal(float("nan"), 0.0).holds
     (True, False, False)
     """
-    left, right = torch.broadcast_tensors(_tensor(left), _tensor(right))
-    assert left.numel(), "an equality of nothing shows nothing"
-    error = float((left - right).abs().max() / right.abs().max().clamp(min=1))
+    a, b = _pair(left, right)
+    error = float((a - b).abs().max() / b.abs().max().clamp(min=1))
     return Verdict(holds=error <= tolerance, measured=error, bound=tolerance, where=where)
 
 
@@ -73,8 +72,8 @@ def parallel(left: Tensor, right: Tensor, tolerance: float = EXACT, where: str =
     >>> parallel(torch.tensor([1.0, 2.0]), torch.tensor([2.0, 4.0])).holds, parallel(torch.ones(2), -torch.ones(2)).holds
     (True, False)
     """
-    left, right = _tensor(left).flatten(), _tensor(right).flatten()
-    gap = 1 - float(left @ right / (left.norm() * right.norm()))
+    a, b = (_tensor(side).flatten() for side in (left, right))
+    gap = 1 - float(a @ b / (a.norm() * b.norm()))
     return Verdict(holds=gap <= tolerance, measured=gap, bound=tolerance, where=where)
 
 
@@ -113,8 +112,8 @@ def apart(left: Numbers, right: Numbers, by: float = 1e-6, where: str = "") -> V
     >>> apart(1.0, 2.0).holds, apart(1.0, 1.0).holds
     (True, False)
     """
-    left, right = torch.broadcast_tensors(_tensor(left), _tensor(right))
-    gap = float((left - right).abs().max() / torch.maximum(left.abs().max(), right.abs().max()).clamp(min=1e-300))
+    a, b = _pair(left, right)
+    gap = float((a - b).abs().max() / torch.maximum(a.abs().max(), b.abs().max()).clamp(min=1e-300))
     return Verdict(holds=gap > by, measured=gap, bound=by, where=where, least=True)
 
 
@@ -136,14 +135,21 @@ def _room(verdict: Verdict) -> float:
 
 
 def _ordered(measured: Numbers, bound: Numbers, slack: float, where: str, *, least: bool) -> Verdict:
-    got, limit = (t.flatten() for t in torch.broadcast_tensors(_tensor(measured), _tensor(bound)))
-    assert got.numel(), "an inequality of nothing shows nothing"
+    got, limit = (side.flatten() for side in _pair(measured, bound))
     room = got - limit if least else limit - got
     worst = int(torch.where(room.isnan(), -math.inf, room).argmin())
     place = f"instance {worst} of {len(got)}" if len(got) > 1 else ""
     holds = bool(room[worst] >= -slack * max(1.0, abs(float(limit[worst]))))  # False for nan
     text = f"{where}, {place}" if where and place else where or place
     return Verdict(holds=holds, measured=float(got[worst]), bound=float(limit[worst]), where=text, least=least)
+
+
+def _pair(left: Numbers, right: Numbers) -> tuple[Tensor, Tensor]:
+    """Both as float64 of one shape."""
+    a, b = _tensor(left), _tensor(right)
+    shape = torch.broadcast_shapes(a.shape, b.shape)
+    assert 0 not in shape, "a comparison of nothing shows nothing"
+    return a.expand(shape), b.expand(shape)
 
 
 def _tensor(value: Numbers) -> Tensor:

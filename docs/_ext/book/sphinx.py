@@ -1,0 +1,64 @@
+"""Sphinx: pages under theory/ are run as they are read; mathematics becomes MathML, so that the book reads without a network."""
+
+from __future__ import annotations
+
+import html
+from pathlib import Path
+from typing import Any
+
+from docutils import nodes
+from docutils.parsers.rst import Directive
+from math_core import LatexToMathML
+from sphinx.application import Sphinx
+from sphinx.errors import ExtensionError
+
+from book.page import PageError, render
+
+_MATHML = LatexToMathML(pretty_print="never", fancy_error=False)
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Called by Sphinx."""
+    app.connect("source-read", _run)
+    app.add_directive("dropdown-code", Folded)
+    app.add_html_math_renderer("mathml", (_inline, None), (_displayed, None))
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
+
+
+class Folded(Directive):
+    """Content that opens on a click."""
+
+    has_content = True
+
+    def run(self) -> list[nodes.Node]:
+        inside = nodes.container()
+        self.state.nested_parse(self.content, self.content_offset, inside)
+        opening = nodes.raw("", "<details class='code'><summary>The code of this figure</summary>", format="html")
+        return [opening, *inside.children, nodes.raw("", "</details>", format="html")]
+
+
+def _run(app: Sphinx, name: str, source: list[str]) -> None:
+    if not name.startswith("theory/"):
+        return
+    path = Path(app.srcdir) / f"{name}.md"
+    try:
+        source[0] = render(source[0], str(path.relative_to(Path(app.srcdir).parent)))
+    except PageError as fault:
+        raise ExtensionError(str(fault)) from fault
+
+
+def _inline(translator: Any, node: nodes.Element) -> None:
+    translator.body.append(_mathml(node.astext(), display=False))
+    raise nodes.SkipNode
+
+
+def _displayed(translator: Any, node: nodes.Element) -> None:
+    translator.body.append(f'<div class="math">{_mathml(node.astext(), display=True)}</div>\n')
+    raise nodes.SkipNode
+
+
+def _mathml(text: str, *, display: bool) -> str:
+    try:
+        return _MATHML.convert_with_local_state(text, displaystyle=display)
+    except Exception as fault:
+        raise ExtensionError(f"{html.unescape(str(fault))} in the formula {text}") from fault

@@ -18,6 +18,7 @@ sys.path.insert(0, str(ROOT / "docs" / "_ext"))
 
 from book.mutants import survivors  # noqa: E402
 from book.page import PageError, run  # noqa: E402
+from book.page import pages as pages_in
 
 
 def main() -> int:
@@ -30,7 +31,7 @@ def main() -> int:
     parser.add_argument("--only", default="", help="formulas that contain this text")
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    pages = asked.pages or sorted((ROOT / "docs" / "theory").glob("*.md"))
+    pages = asked.pages or pages_in(ROOT / "docs" / "theory")
     failed = False
     for page in pages:
         started = time.perf_counter()

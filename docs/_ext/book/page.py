@@ -294,6 +294,11 @@ class Runner:
         return f"{self.path}:{line}"
 
 
+def pages(folder: Path) -> list[Path]:
+    """The pages of the book; `WRITING.md`, which is about them, is none."""
+    return sorted(path for path in folder.glob("*.md") if not path.stem.isupper())
+
+
 def render(text: str, path: str) -> str:
     """The page with every block run and replaced by what it leaves.
 

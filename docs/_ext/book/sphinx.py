@@ -12,7 +12,7 @@ from math_core import LatexToMathML
 from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 
-from book.page import PageError, render
+from book.page import PageError, pages, render
 
 _MATHML = LatexToMathML(pretty_print="never", fancy_error=False)
 
@@ -38,9 +38,9 @@ class Folded(Directive):
 
 
 def _run(app: Sphinx, name: str, source: list[str]) -> None:
-    if not name.startswith("theory/"):
-        return
     path = Path(app.srcdir) / f"{name}.md"
+    if path not in pages(Path(app.srcdir) / "theory"):
+        return
     try:
         source[0] = render(source[0], str(path.relative_to(Path(app.srcdir).parent)))
     except PageError as fault:

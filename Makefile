@@ -16,13 +16,17 @@ test: $(VENV)/.tests ## the whole CPU suite
 	$(BIN)/python -m pytest -n auto $(ARGS)
 
 check: $(VENV)/.tests ## formatting, lint, types, tests, doctests
-	$(BIN)/ruff format --check src tests benchmarks scripts
-	$(BIN)/ruff check src tests benchmarks scripts
+	$(BIN)/ruff format --check src tests benchmarks scripts docs
+	$(BIN)/ruff check src tests benchmarks scripts docs
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 	$(MAKE) test
 
 parity: ## a step of each loss against TRL's, in an environment of its own
 	PYTHON=$(PYTHON) bash scripts/parity.sh $(ARGS)
+
+docs: $(VENV)/.docs ## the book, every page of it run, to docs/_build/html; reads without a network
+	$(BIN)/python -m sphinx -q -E -W --keep-going -b html docs docs/_build/html
+	@echo "docs/_build/html/index.html"
 
 bench: $(VENV)/.runs ## tokens per second and seconds per step on this machine, by phase
 	$(BIN)/python benchmarks/step.py
@@ -41,3 +45,7 @@ $(VENV)/.runs: pyproject.toml | $(BIN)/python
 $(VENV)/.tests: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
 	@touch $@ $(VENV)/.runs
+
+$(VENV)/.docs: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	@touch $@

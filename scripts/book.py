@@ -18,7 +18,7 @@ sys.path.insert(0, str(ROOT / "docs" / "_ext"))
 
 from book.mutants import survivors  # noqa: E402
 from book.page import PageError, run  # noqa: E402
-from book.page import pages as pages_in
+from book.page import pages as pages_in  # noqa: E402
 
 
 def main() -> int:

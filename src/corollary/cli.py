@@ -281,6 +281,45 @@ def check(
 
 
 @app.command()
+def prove(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[NAME]...", help="names, labels such as B5 or B5.c, a page, or file.py:name; all when left out"
+        ),
+    ] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="statement, proof, experiment and figure of each instead of the table")
+    ] = False,
+    list_: Annotated[bool, typer.Option("--list", help="name them, and measure nothing")] = False,
+    world: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="another world: vocabulary=4, depth=2, arms=5, states=6, actions=2, discount=0.8, or file.py:name"
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="of the first lab")] = 0,
+    seeds: Annotated[int, typer.Option(min=1, help="how many labs, each with a seed of its own")] = 1,
+    json_: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """Measure the theorems, and their broken twins, in exact worlds; exit status 1 if one does not hold or a twin does."""
+    from corollary.theory import proving
+
+    asked = names or []
+    if list_:
+        print(proving.listed(asked))
+        return
+    labs = proving.labs(world or [], seed=seed, seeds=seeds)
+    if explain:
+        for found in proving.chosen(asked):
+            print(proving.explained(found, labs[0]) + "\n")
+        return
+    outcome = proving.carry_out(asked, labs, lambda line: None if json_ else print(line, flush=True))
+    _show(outcome.to_dict(), None if json_ else outcome.text())
+    raise typer.Exit(int(outcome.failed))
+
+
+@app.command()
 def models(json_: Annotated[bool, typer.Option("--json", help="print JSON")] = False) -> None:
     """List the models and data sets that need nothing but a package index."""
     from corollary.models.catalogue import entries

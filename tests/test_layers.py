@@ -20,6 +20,7 @@ LAYERS = [
     {"selection", "envs"},
     {"algorithms"},
     {"run"},
+    {"validate"},
     {"console", "chat", "serving", "catalogue"},
     {"demo"},
     {"cli"},

@@ -320,6 +320,19 @@ def prove(
 
 
 @app.command()
+def validate(
+    run: Annotated[Path, typer.Argument(help="a run's folder")],
+    json_: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+) -> None:
+    """Hold the theory against what a run recorded, with the theorem of each check; exit status 1 if one is red."""
+    from corollary.validate.run import validate as carry_out
+
+    found = carry_out(run)
+    _show(found.to_dict(), None if json_ else found.text())
+    raise typer.Exit(int(found.failed))
+
+
+@app.command()
 def models(json_: Annotated[bool, typer.Option("--json", help="print JSON")] = False) -> None:
     """List the models and data sets that need nothing but a package index."""
     from corollary.models.catalogue import entries

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple
@@ -216,6 +216,8 @@ class EmbeddedTrainer:
         self.scorer = EmbeddedScorer(model, config)
         self.config, self.settings, self.total_steps = config, optimizer, total_steps
         self.version = 0
+        self.said = Outputs()  # [B, T] on the CPU: what the model said of the newest step's batch before its update
+        self.predicted: float | None = None  # loss units, of the newest step that was asked for it: see `step`
         model.train()
         if config.gradient_checkpointing:
             with warnings.catch_warnings():  # newer versions of transformers prefer another name that older ones lack
@@ -249,7 +251,7 @@ class EmbeddedTrainer:
         """`[B, T]` what the scalar head says of the state before every response token; 0 behind the end."""
         return self.scorer.values(batch)
 
-    def step(self, batch: TokenBatch, loss: Formula) -> Metrics:
+    def step(self, batch: TokenBatch, loss: Formula, *, predict: bool = False) -> Metrics:
         """One optimizer step; returns loss, metrics, grad_norm, lr, entropy, trained_tokens.
 
         The loss is Σ w·terms; a metric is its mean by the same weights, Σ w·m / Σ w. How the step is split into microbatches
@@ -258,12 +260,14 @@ class EmbeddedTrainer:
         Args:
             batch: one optimizer step.
             loss: a `Loss`, or a function that is bound here.
+            predict: leave in `predicted` by how much the step changes the loss to first order, ∇L·Δ.
 
         Raises:
             NumericsError: the loss or the gradient is not finite; the weights are as they were.
             UserCodeError: a user's loss broke the contract; the weights are as they were.
         """
         bound = bind(loss)
+        self.said, self.predicted = Outputs(), None
         try:
             totals = (self._across if bound.cross_sample else self._split)(batch, bound)
         except BaseException:
@@ -273,7 +277,8 @@ class EmbeddedTrainer:
             self._forget_gradients()
             raise NumericsError(f"the loss of step {self.version} is {totals['loss']}; the weights are as before it")
         mass = batch.weights.double().sum().item()
-        totals = {name: total if name == "loss" else total / mass for name, total in totals.items()} | self._update()
+        totals = {name: total if name == "loss" else total / mass for name, total in totals.items()}
+        totals |= self._update(predict)
         totals["trained_tokens"] = float((batch.weights != 0).sum())
         return totals
 
@@ -285,14 +290,45 @@ class EmbeddedTrainer:
         totals: Metrics = {}
         for rows in self._parts(batch):
             part = batch.take(rows).to(self.scorer.model.device)
-            if "logits" in loss.needs:
-                terms, entropy = self._on_logits(part, loss)
-            else:
-                out = self.scorer.forward(part, part.trained, loss.needs)
-                terms, entropy = loss(out.first, out.given(part, loss.needs)), out.entropy
+            terms, out = self._terms(part, loss)
             weighted_sum(terms.loss, part.weights).backward()
-            _add(totals, terms, entropy, part.weights)
+            _add(totals, terms, out.entropy, part.weights)
+            self._keep(out, rows, batch)
         return totals
+
+    def _terms(self, part: TokenBatch, loss: Loss) -> tuple[Terms, Outputs]:
+        """The loss of one microbatch, and what the model said."""
+        if "logits" in loss.needs:
+            terms, entropy = self._on_logits(part, loss)
+            return terms, Outputs(entropy=entropy)
+        out = self.scorer.forward(part, part.trained, loss.needs)
+        return loss(out.first, out.given(part, loss.needs)), out
+
+    def _keep(self, out: Outputs, rows: Sequence[int], batch: TokenBatch) -> None:
+        """Put what the model said of these rows into `said`."""
+        found, index = self.said._asdict(), torch.as_tensor(rows)
+        for name, output in out._asdict().items():
+            if output is not None:
+                output = output.detach().cpu()
+                whole = output.new_zeros(batch.targets.shape) if found[name] is None else found[name]
+                whole[index, : output.shape[1]] = output
+                found[name] = whole
+        self.said = Outputs(**found)
+
+    @torch.no_grad()
+    def loss(self, batch: TokenBatch, loss: Formula) -> float:
+        """Σ w·terms under the current weights, without a step."""
+        bound, parts = bind(loss), self._parts(batch)
+        if bound.cross_sample:
+            whole = batch.to(self.scorer.model.device)
+            leaves = self._leaves(whole, parts, bound.needs)
+            terms = bound(leaves.first, leaves.given(whole, bound.needs))
+            return weighted_sum(terms.loss.double(), whole.weights).item()
+        total = 0.0
+        for rows in parts:
+            part = batch.take(rows).to(self.scorer.model.device)
+            total += weighted_sum(self._terms(part, bound)[0].loss.double(), part.weights).item()
+        return total
 
     def _on_logits(self, part: TokenBatch, loss: Loss) -> tuple[Terms, Tensor]:
         """Terms and entropy `[B, T]` of a loss on whole distributions, whose logits exist for `head_chunk` tokens at a time."""
@@ -330,6 +366,7 @@ class EmbeddedTrainer:
             out = self.scorer.forward(part, part.trained, loss.needs)
             taught = [(o, leaf.grad[rows, :width]) for o, leaf in _paired(out, leaves) if leaf.grad is not None]
             sum(weighted_sum(output, grad) for output, grad in taught).backward()  # type: ignore[union-attr]
+        self._keep(leaves, range(len(whole.lengths)), batch)
         totals: Metrics = {}
         _add(totals, terms, leaves.entropy, whole.weights)
         return totals
@@ -346,7 +383,7 @@ class EmbeddedTrainer:
                 leaf[rows, : output.shape[1]] = output
         return Outputs(**{name: leaf.requires_grad_() for name, leaf in found.items()})
 
-    def _update(self) -> Metrics:
+    def _update(self, predict: bool) -> Metrics:
         for name, parameter in self._named.items():
             grad = parameter.grad if parameter.grad is not None else torch.zeros_like(parameter)
             parameter.grad = None
@@ -361,10 +398,32 @@ class EmbeddedTrainer:
         for group in self._optimizer.param_groups:
             group["lr"] = group["peak"] * scale
         self._optimizer.step()
+        if predict:
+            self.predicted = self._slope(norm)
         self._forget_gradients()
         self._publish()
         self.version += 1
         return {"grad_norm": norm.item(), "lr": self.settings.lr * scale}
+
+    @torch.no_grad()
+    def _slope(self, norm: Tensor) -> float:
+        """∇L·Δ of the step that was just taken; Δ is told from AdamW's moments, so that no weight is copied for it.
+
+        Δ = -lr·(m̂/(√v̂ + ε) + wd·θ)      θ before the step, ∇L before clipping
+        """
+        total, settings = 0.0, self.settings
+        clipped = min(1.0, settings.max_grad_norm / (norm.item() + 1e-6))  # as `clip_grad_norm_` has it
+        for group in self._optimizer.param_groups:
+            lr, decay = group["lr"], group["lr"] * settings.weight_decay
+            for master in group["params"]:
+                state = self._optimizer.state[master]
+                steps = float(state["step"])
+                root = (state["exp_avg_sq"] / (1 - settings.beta2**steps)).sqrt_().add_(settings.eps)
+                moved = (state["exp_avg"] / root).mul_(lr / (1 - settings.beta1**steps))
+                if decay:
+                    moved += decay * (master + moved) / (1 - decay)
+                total -= (master.grad * moved).sum(dtype=torch.double).item() / clipped
+        return total
 
     def _forget_gradients(self) -> None:
         for name, parameter in self._named.items():

@@ -28,6 +28,7 @@ from corollary.rewards.base import Reward
 from corollary.rewards.parts import Part, RewardSpec
 from corollary.rollout import Score
 from corollary.run.checkpoint import Checkpoint
+from corollary.run.ledger import Ledger, WitnessedSampler, WitnessedTrainer, probe_of
 from corollary.run.loggers import Loggers
 from corollary.run.own_code import blamed, files, source_of
 from corollary.run.playing import ToldPlayer, begun, player
@@ -64,6 +65,7 @@ class Run:
     reference: EmbeddedScorer | None = None
     critic: EmbeddedTrainer | None = None
     teacher: EmbeddedScorer | None = None
+    ledger: Ledger = field(default_factory=Ledger)
     done: int = 0  # steps taken
 
     def tensors(self) -> dict[str, Tensor]:
@@ -117,6 +119,8 @@ def build(recipe: Recipe, record: Record, console: Console, saved: Checkpoint | 
         memory=saved.state.get("memory", {}) if saved else {}, kept=_behind("kept/", saved.tensors) if saved else {},
         reference=reference, critic=critic, teacher=_teacher(recipe, model, announce), done=saved.step if saved else 0,
     )  # fmt: skip
+    frozen_ = {"reference": run.reference, "teacher": run.teacher}
+    run.ledger = Ledger({name: scorer for name, scorer in frozen_.items() if scorer is not None}, probe_of(prompts))
     if recipe.rewards:
         run.reward = rewards(recipe, model, announce)
         try:
@@ -169,20 +173,21 @@ def engines(run: Run, console: Console) -> Engines:
     optional: dict[str, Any] = {}
     if run.reward is not None:
         optional["reward"] = TimedReward(run.reward, run.clock, console)
+    witnessed = WitnessedSampler(run.sampler, run.ledger, run.trainer.scorer, run.reference)
+    sampler = TimedSampler(witnessed, run.clock)
     if run.recipe.environment is not None:
-        sampler = TimedSampler(run.sampler, run.clock)
         optional["environment"] = ToldPlayer(
             player(run.recipe, run.model, sampler, optional.get("reward")), console.note
         )
     if run.reference is not None:
         optional["reference"] = TimedScorer(run.reference, run.clock)
     if run.critic is not None:
-        optional["critic"] = TimedTrainer(run.critic, run.clock)
+        optional["critic"] = TimedTrainer(WitnessedTrainer(run.critic, run.ledger, "critic"), run.clock)
     if run.teacher is not None:
         optional["teacher"] = TimedTeacher(run.teacher, run.clock)
     return Engines(
-        trainer=TimedTrainer(run.trainer, run.clock),
-        sampler=TimedSampler(run.sampler, run.clock),
+        trainer=TimedTrainer(WitnessedTrainer(run.trainer, run.ledger, "policy"), run.clock),
+        sampler=sampler,
         prompts=iter(run.loader),
         first=run.loader.position // run.recipe.algorithm.batch_size,
         encode=encoder(run.model),

@@ -80,8 +80,8 @@ class Journal:
     def size(self) -> int:
         return self.path.stat().st_size if self.path.exists() else 0
 
-    def append(self, *rows: Mapping[str, Any]) -> None:
-        """Append a line per row.
+    def append(self, *rows: Mapping[str, Any]) -> str:
+        """Append a line per row; what was written.
 
         Raises:
             StorageError: the disk is full or the file cannot be written.
@@ -92,6 +92,12 @@ class Journal:
                 file.write(text)
         except OSError as error:
             raise StorageError(f"cannot append to it: {error.strerror or error}", where=str(self.path)) from error
+        return text
+
+    def last(self) -> dict[str, Any]:
+        """The last line; empty where there is none."""
+        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
+        return json.loads(lines[-1]) if lines else {}
 
     def set_back(self, size: int) -> None:
         """Forget what came after `size` bytes."""

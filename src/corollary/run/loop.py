@@ -67,7 +67,8 @@ def _pull(run: Run, console: Console) -> None:
             run.done += 1
             give_back_free_blocks()  # blocks of every step's own sizes would pile up beside each other
             timing = _timing(run, step)
-            run.record.step(run.done, step, timing, run.model.token_text)
+            entry = run.ledger.take(step.groups, run.trainer.scorer.model.dtype)
+            run.record.step(run.done, step, timing, run.model.token_text, entry)
             run.loggers.log(run.done, step.metrics)
             console.step(run.done, settings.steps, step.metrics, timing)
             last = run.done == settings.steps
@@ -127,6 +128,7 @@ def _state(run: Run) -> dict[str, Any]:
     """What a checkpoint holds besides the trainer's tensors."""
     return {
         "offsets": run.record.offsets(),
+        "sealed": run.record.sealed,
         "loader": run.loader.state_dict(),
         "seed": run.recipe.run.seed,
         "memory": copy.deepcopy(run.memory),

@@ -21,6 +21,7 @@ from corollary.config import Config, diff, to_yaml
 from corollary.data.datasets import DataReport
 from corollary.errors import StorageError
 from corollary.run.files import Journal, lock, write_json, write_text
+from corollary.run.ledger import seal
 from corollary.types import Metrics, Rollout, Step, transcript
 
 _PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "pydantic", "omegaconf", "math-verify")
@@ -44,9 +45,10 @@ class Record:
         except OSError as error:
             raise StorageError(f"cannot be made: {error.strerror}", where=str(folder)) from error
         self._lock = lock(folder)
-        self.metrics, self.timing, self.rollouts = (
-            Journal(folder / name) for name in ("metrics.jsonl", "timing.jsonl", "rollouts.jsonl")
+        self.metrics, self.timing, self.rollouts, self.ledger = (
+            Journal(folder / name) for name in ("metrics.jsonl", "timing.jsonl", "rollouts.jsonl", "ledger.jsonl")
         )
+        self._seal: str | None = None  # the last digest of the ledger; None: not read yet
 
     @property
     def checkpoints(self) -> Path:
@@ -76,19 +78,43 @@ class Record:
 
     def offsets(self) -> dict[str, int]:
         """Where the journals end; a checkpoint keeps it."""
-        return {"metrics": self.metrics.size, "timing": self.timing.size, "rollouts": self.rollouts.size}
+        return {
+            "metrics": self.metrics.size,
+            "timing": self.timing.size,
+            "rollouts": self.rollouts.size,
+            "ledger": self.ledger.size,
+        }
 
     def set_back(self, offsets: Mapping[str, int]) -> None:
         """Forget the lines after a checkpoint, so that each step stands once."""
         self.metrics.set_back(offsets["metrics"])
         self.timing.set_back(offsets["timing"])
         self.rollouts.set_back(offsets["rollouts"])
+        self.ledger.set_back(offsets.get("ledger", 0))  # an older run has none
+        self._seal = None
 
-    def step(self, number: int, step: Step, timing: Metrics, decode: Callable[[int], str]) -> None:
-        """Append a step's line to each journal."""
-        self.metrics.append({"step": number, **step.metrics})
+    @property
+    def sealed(self) -> str:
+        """The digest of all steps so far; empty before the first."""
+        if self._seal is None:
+            self._seal = str(self.ledger.last().get("seal", ""))
+        return self._seal
+
+    def step(
+        self,
+        number: int,
+        step: Step,
+        timing: Metrics,
+        decode: Callable[[int], str],
+        entry: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Append a step's line to each journal; `entry` to the ledger, with a copy of the metrics, sealed."""
+        said = self.metrics.append({"step": number, **step.metrics})
         self.timing.append({"step": number, **timing})
-        self.rollouts.append(*_groups(number, step, decode))
+        rollouts = self.rollouts.append(*_groups(number, step, decode))
+        line = {"step": number, "metrics": dict(step.metrics), **(entry or {})}
+        self._seal = seal(self.sealed, json.dumps(line, ensure_ascii=False), (said, rollouts))
+        self.ledger.append(line | {"seal": self._seal})
 
     def evaluation_path(self, step: int) -> Path:
         return self.folder / "evaluations" / f"step-{step:06d}.jsonl"

@@ -44,7 +44,7 @@ def saved(recipe: Recipe, record: Record, console: Console, resume: bool) -> che
     found, damaged = checkpoint.newest(record.checkpoints)
     for line in damaged:
         console.note(f"{line}; using the one before")
-    record.set_back(found.state["offsets"] if found else {"metrics": 0, "timing": 0, "rollouts": 0})
+    record.set_back(found.state["offsets"] if found else {"metrics": 0, "timing": 0, "rollouts": 0, "ledger": 0})
     console.note(f"continuing {folder} after step {found.step if found else 0}")
     return found
 

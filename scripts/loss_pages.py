@@ -12,6 +12,7 @@ from corollary.theory.contract import CLAUSES
 from corollary.theory.contract.subject import LOSSES
 
 PAGES = Path(__file__).parents[1] / "docs" / "losses"
+BOOK = "docs/theory/"
 ABOUT = {
     "likelihood": "Supervised losses: one term per answer token.",
     "preference": "Losses of pairs, one answer chosen over another: one term per pair. Inputs are summed log-probabilities of whole answers.",
@@ -56,7 +57,11 @@ def section(e: Entry) -> list[str]:
         lines += ["", said]
     if example := re.search(r"^>>> (?:.*\n?)+?(?=\n\n|\Z)", doc, re.MULTILINE):
         lines += ["", "```python", example[0].rstrip(), "```"]
-    return [*lines, "", f"Source: {e.source}" if e.source else "", f"Declared: {declared(e)}"]
+    lines += ["", f"Source: {e.source}" if e.source else ""]
+    if e.theory.startswith(BOOK):
+        place = e.theory.removeprefix(BOOK)
+        lines.append(f"Theory: [{place.partition('.md')[0]}](../theory/{place})")
+    return [*lines, f"Declared: {declared(e)}"]
 
 
 def _prose(doc: str, e: Entry) -> str:

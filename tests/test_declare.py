@@ -78,6 +78,8 @@ def test_a_row_says_parameters_with_type_default_range_and_meaning() -> None:
     assert low["default"] == 0.2
     assert "ε_low" in low["meaning"]
     assert "arxiv.org/abs/1707.06347" in row["source"]
+    assert row["page"] == "docs/losses/policy.md#ppo_clip"
+    assert row["theory"].endswith("#ppo_clip")
 
 
 def test_what_is_not_declared_promises_what_its_family_does() -> None:

@@ -66,7 +66,8 @@ def one(row: Mapping[str, Any]) -> str:
     for p in row["parameters"]:
         limits = f"  [{p['range']}]" if p["range"] else ""
         lines.append(f"parameter   {p['name']}: {p['type']} = {p['default']}{limits}  {p['meaning']}")
-    return "\n".join([*lines, f"source      {row['source']}", f"page        {row['page']}"])
+    lines += [f"source      {row['source']}", f"page        {row['page']}"]
+    return "\n".join([*lines, *([f"theory      {row['theory']}"] if row["theory"] else [])])
 
 
 def check_one(loss: str, parameters: Sequence[str], family: str | None) -> Report:

@@ -132,7 +132,14 @@ class Entry:
 
     @property
     def page(self) -> str:
+        """Its place in the reference."""
         return f"docs/losses/{self.family}.md#{self.name}"
+
+    @property
+    def theory(self) -> str:
+        """Its section of the book, `docs/theory/PAGE.md#name`; empty where its docstring names none."""
+        found = re.search(r"^Theory: (\S+)", self._doc, re.MULTILINE)
+        return found[1] if found else ""
 
     @property
     def parameters(self) -> list[dict[str, Any]]:
@@ -167,6 +174,7 @@ class Entry:
             "parameters": self.parameters,
             "source": self.source,
             "page": self.page,
+            "theory": self.theory,
         }
 
 

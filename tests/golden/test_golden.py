@@ -31,7 +31,7 @@ def result(run: Path) -> dict[str, bytes]:
     """Everything that must be the same: the journals without the run's own name, and every tensor of the last checkpoint."""
     last = run / "checkpoints" / "step-000006"
     tensors = {file.name: file.read_bytes() for file in sorted(last.glob("*.safetensors"))}
-    return tensors | {name: (run / name).read_bytes() for name in ("metrics.jsonl", "rollouts.jsonl")}
+    return tensors | {name: (run / name).read_bytes() for name in ("metrics.jsonl", "rollouts.jsonl", "ledger.jsonl")}
 
 
 @pytest.mark.golden

@@ -15,7 +15,7 @@ from corollary.run.files import lock
 from corollary.run.loop import train
 from run import recipes
 
-SAME = ("metrics.jsonl", "rollouts.jsonl", "evaluation.json", "config.yaml")
+SAME = ("metrics.jsonl", "rollouts.jsonl", "ledger.jsonl", "evaluation.json", "config.yaml")
 
 
 @pytest.fixture(scope="module")

@@ -183,7 +183,7 @@ class WitnessedSampler:
                 fingerprint(p.token_ids, a.token_ids) for p, group in zip(prompts, groups, strict=True) for a in group
             ]
             told = {name: _numbers(column) for name, column in found.items()}
-            batch = {"batch": int(names[-1]), "temperature": sampling.temperature}
+            batch = {"batch": int(names[-1]), "temperature": groups[0][0].sampling.temperature}
             self.ledger.audits.append(batch | {"answers": answers[: len(found["tokens"])]} | told)
         return groups
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 
@@ -34,7 +35,7 @@ def unchanged_metrics(records: Records) -> Finding:
     name = "metrics.jsonl is what the run wrote"
     if not records.entries:
         return skipped(name, SEALED)
-    copies = {entry.step: entry.metrics for entry in records.entries}
+    copies = {line.row["step"]: _written(line.text)["metrics"] for line in records.ledger}
     faults = [f"line {line.number}: {fault}" for line in records.metrics for fault in _changed(line, copies)]
     faults += [f"step {step} is missing" for step in sorted({*copies} - {line.row["step"] for line in records.metrics})]
     uncovered = sum(line.row["step"] > max(copies) for line in records.metrics)
@@ -52,17 +53,22 @@ def unchanged_metrics(records: Records) -> Finding:
     return Finding(name=name, level="green", theorem=SEALED, measured=steps, expected="all of them")
 
 
-def _changed(line: Line, copies: dict[int, dict[str, float]]) -> Iterator[str]:
+def _written(text: str) -> dict[str, Any]:
+    """A line with its numbers as they are written, to the last digit."""
+    return json.loads(text, parse_float=str, parse_int=str, parse_constant=str)
+
+
+def _changed(line: Line, copies: Mapping[int, Mapping[str, str]]) -> Iterator[str]:
     """What is other than in the copy, key by key."""
-    copy = copies.get(line.row["step"])
-    for key, value in line.row.items():
-        if copy is None or key == "step":
-            continue
-        if key not in copy:
+    copy, written = copies.get(line.row["step"]), _written(line.text)
+    if copy is None:
+        return
+    for key, value in written.items():
+        if key not in copy and key != "step":
             yield f"{key} was added"
-        elif not isinstance(value, int | float) or not close(value, copy[key], 0.0):
+        elif key != "step" and value != copy[key]:
             yield f"{key} is {value}, the run wrote {copy[key]}"
-    yield from (f"{key} was removed" for key in (copy or {}) if key not in line.row)
+    yield from (f"{key} was removed" for key in copy if key not in written)
 
 
 def unbroken(records: Records) -> Finding:

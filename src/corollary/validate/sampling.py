@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
-from corollary.algorithms.base import OnPolicy
+from corollary.algorithms.base import Algorithm, OnPolicy
+from corollary.algorithms.distill import DistillConfig, StudentAnswers
 from corollary.algorithms.grpo import GRPOConfig
 from corollary.ops.estimate import log_effective_sample_size
 from corollary.selection import NoReplay
@@ -49,11 +50,12 @@ class Mismatch:
     slope: float  # of logπ - logμ along logπ + H: 1 - τ_trainer/τ_sampler to first order
     error: float  # standard error of the slope
     share: float  # of the squared differences that a temperature explains
+    trainer: float  # temperature of the trainer
 
     @property
-    def ratio(self) -> float:
-        """The sampler's temperature over the trainer's, to first order."""
-        return 1 / (1 - self.slope) if self.slope < 1 else math.inf
+    def sampler(self) -> float:
+        """The temperature of the sampler that explains it, to first order."""
+        return self.trainer / (1 - self.slope) if self.slope < 1 else math.inf
 
     @property
     def is_temperature(self) -> bool:
@@ -90,32 +92,46 @@ def one_policy(records: Records, audits: Sequence[Audit]) -> Finding:
         return skipped(name, FIRST_RATIO, "no answer was scored by the trainer yet")
     worst = max(found, key=lambda m: (m.is_temperature, m.mean))
     measured = f"|logπ - logμ| {number(max(m.mean for m in found))} nats per token"
-    if worst.mean <= limit and not worst.is_temperature:
-        expected = f"below {limit:g}, rounding in {dtype}"
+    expected = f"below {limit:g}, rounding in {dtype}"
+    said = drawn_at(records.recipe.algorithm)
+    others = {m.trainer for m in found} - {said}
+    if worst.mean <= limit and not worst.is_temperature and not (said and others):
         return Finding(name=name, level="green", theorem=FIRST_RATIO, measured=measured, expected=expected)
-    configured = dict(records.recipe.algorithm).get("temperature", 1.0)
     if worst.is_temperature:
         fault = (
-            f"the sampler's temperature is not the trainer's: {worst.ratio:.2f} of it, about {configured * worst.ratio:.2f} against "
-            f"{configured:g}, explains {worst.share:.0%} of the difference"
+            f"the sampler's temperature is not the trainer's: about {worst.sampler:.2f} against {worst.trainer:g}, which explains "
+            f"{worst.share:.0%} of the difference"
         )
         hint = "give the sampler and the trainer one temperature, and let log-probabilities be those of the distribution drawn from"
-    else:
+    elif worst.mean > limit:
         fault = (
             "the sampler says other probabilities than the trainer, and no temperature explains it: older weights, another dtype or "
             "kernel, top-p or top-k, or tokens that are not those that were sampled"
         )
         hint = "sync the sampler after every step; compare both on one sequence; or weigh the difference: algorithm.correction=tis"
+    else:
+        fault = f"the temperature is not the recipe's: {max(others):g} against {said:g}, in sampler and trainer alike"
+        hint = "look for what changes the sampling settings on the way to the sampler"
     return Finding(
-        name=name, level="red", theorem=FIRST_RATIO, measured=measured, expected=f"below {limit:g}, rounding in {dtype}",
-        fault=fault, hint=hint,
+        name=name, level="red", theorem=FIRST_RATIO, measured=measured, expected=expected, fault=fault, hint=hint
     )  # fmt: skip
+
+
+def drawn_at(algorithm: Algorithm) -> float | None:
+    """The temperature that a recipe's answers are drawn and trained at; None where it names none or two."""
+    match algorithm:
+        case OnPolicy():
+            return algorithm.temperature
+        case DistillConfig(answers=StudentAnswers()):
+            return algorithm.answers.temperature
+        case _:
+            return None
 
 
 def of_audit(audit: Audit) -> Mismatch:
     """All sampled tokens of an audit; the regression of logπ - logμ on logπ + H goes through 0."""
     tokens, squares, gaps = sum(audit.tokens), sum(audit.surprise_square), sum(audit.gap_square)
-    return _fitted(sum(audit.gap) / tokens, sum(audit.tilt), squares, gaps, tokens)
+    return _fitted(sum(audit.gap) / tokens, sum(audit.tilt), squares, gaps, tokens, audit.temperature)
 
 
 def of_updates(records: Records) -> Iterator[Mismatch]:
@@ -131,7 +147,7 @@ def of_updates(records: Records) -> Iterator[Mismatch]:
         surprises = [a + h for a, h in zip(logprob, entropy, strict=False)] or [0.0] * len(gaps)
         tilt = sum(g * s for g, s in zip(gaps, surprises, strict=True))
         squares, total = sum(s * s for s in surprises), sum(g * g for g in gaps)
-        yield _fitted(sum(update.gap) / sum(update.tokens), tilt, squares, total, len(gaps))
+        yield _fitted(sum(update.gap) / sum(update.tokens), tilt, squares, total, len(gaps), update.temperature)
 
 
 def first_update(entry: Entry) -> Update | None:
@@ -139,12 +155,12 @@ def first_update(entry: Entry) -> Update | None:
     return next(iter(entry.of("policy")), None)
 
 
-def _fitted(mean: float, tilt: float, squares: float, gaps: float, count: float) -> Mismatch:
+def _fitted(mean: float, tilt: float, squares: float, gaps: float, count: float, trainer: float) -> Mismatch:
     if squares <= 0 or gaps <= 0 or count < 2:
-        return Mismatch(mean, 0.0, math.inf, 0.0)
+        return Mismatch(mean, 0.0, math.inf, 0.0, trainer)
     slope = tilt / squares
     left = max(gaps - slope * tilt, 0.0)
-    return Mismatch(mean, slope, math.sqrt(left / count / squares), 1 - left / gaps)
+    return Mismatch(mean, slope, math.sqrt(left / count / squares), 1 - left / gaps, trainer)
 
 
 def mean_ratio(records: Records, audits: Sequence[Audit]) -> Finding:

@@ -79,3 +79,12 @@ def test_vespo_shuts_at_both_ends_and_does_not_overflow() -> None:
     terms = vespo(x, torch.zeros_like(x), torch.ones_like(x), torch.ones_like(x, dtype=torch.bool))
     assert (terms.metrics["kernel"] == 0).all()
     assert (terms.loss == 0).all()
+
+
+def test_gmpo_is_finite_in_value_and_gradient_where_a_bad_answer_has_run_away() -> None:
+    new = torch.tensor([[-1.0]], requires_grad=True)
+    loss = gmpo(new, torch.tensor([[-1e4]]), -torch.ones(1, 1), torch.tensor([[True]])).loss
+    loss.sum().backward()
+    assert loss.isfinite().all()
+    assert new.grad is not None
+    assert new.grad.isfinite().all()

@@ -21,6 +21,7 @@ OPERATORS: dict[type[ast.operator], type[ast.operator]] = {
 }  # fmt: skip
 RELATIONS: dict[type[ast.cmpop], type[ast.cmpop]] = {
     ast.LtE: ast.Gt, ast.GtE: ast.Lt, ast.Lt: ast.GtE, ast.Gt: ast.LtE, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
+    ast.In: ast.NotIn, ast.NotIn: ast.In,
 }  # fmt: skip
 FUNCTIONS = {"min": "max", "max": "min", "exp": "log", "log": "exp", "sum": "prod", "prod": "sum", "mean": "sum"}
 

@@ -20,7 +20,7 @@ ACCENTS = {"bar": r"\bar{%s}", "hat": r"\hat{%s}", "tilde": r"\tilde{%s}", "star
 LEADING = {"log": r"\log ", "grad": r"\nabla ", "d": "d"}  # log_pi, grad_J
 CONDITIONED = ("pi", "mu", "ref", "log_pi", "P")  # f(a, s) is set as f(a | s)
 RELATIONS: dict[type[ast.cmpop], str] = {
-    ast.Eq: "=", ast.NotEq: r"\neq", ast.Lt: "<", ast.LtE: r"\le", ast.Gt: ">", ast.GtE: r"\ge", ast.In: r"\in",
+    ast.Eq: "=", ast.NotEq: r"\neq", ast.Lt: "<", ast.LtE: r"\le", ast.Gt: ">", ast.GtE: r"\ge", ast.In: r"\in", ast.NotIn: r"\notin",
 }  # fmt: skip
 OR, AND, COMPARE, SUM, PRODUCT, UNARY, POWER, ATOM = range(8)
 BIG = {"sum": r"\sum", "prod": r"\prod", "max": r"\max", "min": r"\min", "mean": r"\operatorname{mean}"}

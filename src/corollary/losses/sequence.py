@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from corollary.declare import NonNegative, Positive, declares
-from corollary.ops.ratio import geometric_ratio, log_product_ratio, log_ratio, pessimistic, token_ratio
+from corollary.ops.ratio import exponential, geometric_ratio, log_product_ratio, log_ratio, pessimistic, token_ratio
 from corollary.ops.reduce import segment_mean
 from corollary.types import Terms
 
@@ -183,7 +183,7 @@ def gmpo(
     """
     x, advantages = log_ratio(logprobs, old_logprobs), advantages.where(trained, 0.0)
     kept = torch.where(advantages < 0, x.clamp(min=-log_clip_low), x.clamp(max=log_clip_high))
-    ratio = segment_mean(kept, trained).exp()[:, None]
+    ratio = exponential(segment_mean(kept, trained))[:, None]
     return Terms(-ratio * advantages, _metrics(ratio, (kept != x).detach() & trained))
 
 

@@ -46,7 +46,7 @@ def reinforce(logprobs: Tensor, advantages: Tensor) -> Terms:
         advantages: `[B, T]` reward units; constant with respect to the policy.
 
     Source: Williams 1992, "Simple statistical gradient-following algorithms for connectionist reinforcement learning".
-    Theory: docs/losses/policy.md#reinforce
+    Theory: docs/theory/losses-policy.md#reinforce
 
     >>> reinforce(torch.tensor([-2.0]), torch.tensor([0.5])).loss
     tensor([1.])
@@ -88,7 +88,7 @@ def ppo_clip(
 
     Source: Schulman et al. 2017, eq. 7, https://arxiv.org/abs/1707.06347; ε_high from DAPO, https://arxiv.org/abs/2503.14476;
         dual clip from Ye et al. 2020, https://arxiv.org/abs/1912.09729.
-    Theory: docs/losses/policy.md#ppo_clip
+    Theory: docs/theory/losses-policy.md#ppo_clip
 
     >>> up = torch.tensor([1.0, 1.5, 0.5]).log()          # ratios 1, 1.5, 0.5
     >>> ppo_clip(up, torch.zeros(3), torch.ones(3)).loss  # a rise is capped at 1.2, a fall is not
@@ -144,7 +144,7 @@ def cispo(
         ValueError: a parameter is out of its range.
 
     Source: MiniMax 2025, https://arxiv.org/abs/2506.13585; the default cap of 5 from ScaleRL, https://arxiv.org/abs/2510.13786.
-    Theory: docs/losses/policy.md#cispo
+    Theory: docs/theory/losses-policy.md#cispo
 
     >>> old = torch.tensor([-3.0]) - torch.tensor([8.0]).log()     # ratio 8
     >>> cispo(torch.tensor([-3.0]), old, torch.tensor([1.0])).loss  # 5·3
@@ -184,7 +184,7 @@ def sapo(
         ValueError: a parameter is out of its range.
 
     Source: "Soft adaptive policy optimization" 2025, https://arxiv.org/abs/2511.20347.
-    Theory: docs/losses/policy.md#sapo
+    Theory: docs/theory/losses-policy.md#sapo
 
     >>> sapo(torch.tensor([-1.0]), torch.tensor([-1.0]), torch.tensor([1.0])).loss
     tensor([-2.])
@@ -214,7 +214,7 @@ def gpg(logprobs: Tensor, advantages: Tensor, trained: Tensor) -> Terms:
         Terms with metric `scale`, α.
 
     Source: Chu et al. 2025, https://arxiv.org/abs/2504.02546.
-    Theory: docs/losses/policy.md#gpg
+    Theory: docs/theory/losses-policy.md#gpg
 
     >>> one = torch.ones(2, 1)
     >>> gpg(-one, torch.tensor([[0.5], [0.0]]), one.bool()).loss  # half of the answers teach: α = 2
@@ -269,7 +269,7 @@ def clip_cov(
         ValueError: a parameter is out of its range.
 
     Source: Cui et al. 2025, https://arxiv.org/abs/2505.22617.
-    Theory: docs/losses/policy.md#clip_cov
+    Theory: docs/theory/losses-policy.md#clip_cov
 
     >>> lp, a = torch.tensor([[-4.0, -1.0, -1.0]]), torch.tensor([[-2.0, 1.0, 1.0]])
     >>> clip_cov(lp, lp, a, a != 0, fraction=0.5).loss  # covariances 4, 1, 1
@@ -319,7 +319,7 @@ def kl_cov(
         ValueError: a parameter is out of its range.
 
     Source: Cui et al. 2025, https://arxiv.org/abs/2505.22617.
-    Theory: docs/losses/policy.md#kl_cov
+    Theory: docs/theory/losses-policy.md#kl_cov
 
     >>> new, a = torch.tensor([[-4.0, -1.0]]), torch.tensor([[-1.0, 1.0]])
     >>> kl_cov(new, new - torch.tensor([[2.0, 2.0]]).log(), a, a != 0, fraction=1.0, coef=10.0).loss  # ±2 + 10 log 2

@@ -45,7 +45,7 @@ def gspo(
         ValueError: a parameter is out of its range.
 
     Source: Zheng et al. 2025, https://arxiv.org/abs/2507.18071.
-    Theory: docs/losses/policy.md#gspo
+    Theory: docs/theory/losses-policy.md#gspo
 
     >>> up = torch.tensor([[4.0, 1.0]]).log()  # geometric mean 2
     >>> gspo(up, torch.zeros(1, 2), -torch.ones(1, 2), torch.tensor([[True, True]])).loss
@@ -93,7 +93,7 @@ def gspo_token(
         ValueError: a parameter is out of its range.
 
     Source: Zheng et al. 2025, https://arxiv.org/abs/2507.18071.
-    Theory: docs/losses/policy.md#gspo_token
+    Theory: docs/theory/losses-policy.md#gspo_token
 
     >>> up = torch.tensor([[4.0, 1.0]]).log()  # geometric mean 2
     >>> gspo_token(up, torch.zeros(1, 2), torch.tensor([[-1.0, 0.5]]), torch.tensor([[True, True]]), clip_high=2.0).loss
@@ -137,7 +137,7 @@ def luspo(
         ValueError: a parameter is out of its range.
 
     Source: "Length-unbiased sequence policy optimization" 2026, https://arxiv.org/abs/2602.05261.
-    Theory: docs/losses/policy.md#luspo
+    Theory: docs/theory/losses-policy.md#luspo
 
     >>> luspo(torch.zeros(1, 2), torch.zeros(1, 2), torch.ones(1, 2), torch.tensor([[True, True]])).loss
     tensor([[-2., -2.]])
@@ -175,7 +175,7 @@ def gmpo(
         ValueError: a parameter is out of its range.
 
     Source: Zhao et al. 2025, https://arxiv.org/abs/2507.20673.
-    Theory: docs/losses/policy.md#gmpo
+    Theory: docs/theory/losses-policy.md#gmpo
 
     >>> up = torch.tensor([[4.0, 4.0]]).log()
     >>> gmpo(up, torch.zeros(1, 2), torch.ones(1, 2), torch.tensor([[True, True]])).loss  # -exp(0.4)
@@ -229,7 +229,7 @@ def vespo(
         ValueError: a parameter is out of its range.
 
     Source: "VESPO" 2026, https://arxiv.org/abs/2602.10693; defaults from its code, https://github.com/FloyedShen/VESPO.
-    Theory: docs/losses/policy.md#vespo
+    Theory: docs/theory/losses-policy.md#vespo
 
     >>> new, old = torch.tensor([[-1.0]]), torch.tensor([[-1.0]]) - torch.tensor([[2.0]]).log()  # W = 2
     >>> vespo(new, old, torch.ones(1, 1), torch.tensor([[True]])).loss  # 2²·e⁻³

@@ -22,7 +22,7 @@ def squared(values: Tensor, returns: Tensor) -> Terms:
         Terms with metric `error`, V - R.
 
     Source: Schulman et al. 2017, eq. 9, https://arxiv.org/abs/1707.06347; the ½ makes the gradient V - R.
-    Theory: docs/losses/value.md#squared
+    Theory: docs/theory/losses-policy.md#squared
 
     >>> import torch
     >>> squared(torch.tensor([0.5]), torch.tensor([1.0])).loss
@@ -52,7 +52,7 @@ def clipped(values: Tensor, old_values: Tensor, returns: Tensor, *, clip: Positi
 
     Source: the code of Schulman et al. 2017, studied by Andrychowicz et al. 2020, https://arxiv.org/abs/2006.05990, who find
         that it helps little.
-    Theory: docs/losses/value.md#clipped
+    Theory: docs/theory/losses-policy.md#clipped
 
     >>> import torch
     >>> new, old = torch.tensor([0.9, 0.6]), torch.tensor([0.5, 1.0])

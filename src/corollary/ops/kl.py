@@ -40,7 +40,7 @@ def k1(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
         `[B, T]` nats, in float32 at least; negative where the reference is the likelier.
 
     Source: Schulman 2020, "Approximating KL divergence", http://joschu.net/blog/kl-approx.html.
-    Theory: docs/losses/penalty.md#k1
+    Theory: docs/theory/losses-policy.md#k1
 
     >>> k1(torch.tensor([-1.0]), torch.tensor([-1.5]))
     tensor([0.5000])
@@ -65,7 +65,7 @@ def k2(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
 
     Source: Schulman 2020, "Approximating KL divergence", http://joschu.net/blog/kl-approx.html;
         its gradient: Tang and Munos 2025, https://arxiv.org/abs/2506.09477.
-    Theory: docs/losses/penalty.md#k2
+    Theory: docs/theory/losses-policy.md#k2
 
     >>> k2(torch.tensor([-1.0]), torch.tensor([-2.0]))
     tensor([0.5000])
@@ -88,7 +88,7 @@ def k3(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
 
     Source: Schulman 2020, "Approximating KL divergence", http://joschu.net/blog/kl-approx.html; as GRPO's penalty
         Shao et al. 2024, https://arxiv.org/abs/2402.03300.
-    Theory: docs/losses/penalty.md#k3
+    Theory: docs/theory/losses-policy.md#k3
 
     >>> k3(torch.tensor([-1.0, -1.0]), torch.tensor([-1.0, -2.0]))
     tensor([0.0000, 0.3679])
@@ -112,7 +112,7 @@ def k1_reverse(logprobs: Tensor, ref_logprobs: Tensor, old_logprobs: Tensor) -> 
         `[B, T]` nats, in float32 at least.
 
     Source: Tang and Munos 2025, https://arxiv.org/abs/2506.09477.
-    Theory: docs/losses/penalty.md#k1_reverse
+    Theory: docs/theory/losses-policy.md#k1_reverse
 
     >>> k1_reverse(torch.tensor([-1.0]), torch.tensor([-1.5]), torch.tensor([-1.0]))
     tensor([0.5000])
@@ -135,7 +135,7 @@ def k3_reverse(logprobs: Tensor, ref_logprobs: Tensor, old_logprobs: Tensor) -> 
         `[B, T]` nats, in float32 at least.
 
     Source: DeepSeek-AI 2025 (DeepSeek-V3.2), https://arxiv.org/abs/2512.02556.
-    Theory: docs/losses/penalty.md#k3_reverse
+    Theory: docs/theory/losses-policy.md#k3_reverse
 
     >>> k3_reverse(torch.tensor([-1.0]), torch.tensor([-2.0]), torch.tensor([-1.0]))
     tensor([0.3679])
@@ -208,7 +208,7 @@ def entropy_bonus(entropy: Tensor, *, coef: NonNegative = 0.001) -> Tensor:
         ValueError: a parameter is out of its range.
 
     Source: Williams and Peng 1991, https://doi.org/10.1080/09540099108946587.
-    Theory: docs/losses/penalty.md#entropy_bonus
+    Theory: docs/theory/losses-policy.md#entropy_bonus
 
     >>> entropy_bonus(torch.tensor([2.0]), coef=0.5)
     tensor([-1.])

@@ -339,13 +339,14 @@ def _compare(op: ast.cmpop, left: Any, right: Any, place: str, claim: str) -> No
         if 0 in torch.broadcast_shapes(a.shape, b.shape):
             raise PageError(f"{place}: compares nothing: {claim}")
         size = torch.maximum(a.abs(), b.abs()).clamp(min=1.0)
-        same = ((a - b).abs() <= EQUAL * size) | (a == b)
+        same = ((a - b).abs() <= EQUAL * size) & size.isfinite() | (a == b)  # infinity is near nothing else
         gap = float((a - b).abs().max())
         match op:
             case ast.Eq():
                 holds = bool(same.all())
             case ast.NotEq():
-                holds = bool(((a - b).abs() > DIFFERENT * torch.maximum(a.abs(), b.abs())).any())
+                apart = (a - b).abs() > DIFFERENT * torch.maximum(a.abs(), b.abs())
+                holds = bool((apart & ~same).any())
             case ast.LtE():
                 holds = bool(((a <= b) | same).all())
             case ast.GtE():

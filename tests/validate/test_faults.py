@@ -297,7 +297,7 @@ def test_a_line_that_was_taken_out_and_rewards_that_were_rewritten_are_named(fol
 
 
 def test_seals_that_were_made_anew_do_not_fit_the_checkpoints(folder: Path) -> None:
-    from corollary.run.ledger import seal
+    from corollary.run.ledger import digest, seal
 
     run = train(golden.recipe("sft", folder, "forged"), Quiet())
     before, lines = "", []
@@ -305,7 +305,7 @@ def test_seals_that_were_made_anew_do_not_fit_the_checkpoints(folder: Path) -> N
         row = {key: value for key, value in json.loads(text).items() if key != "seal"}
         row["metrics"]["loss"] += 1.0
         said = json.dumps({"step": row["step"], **row["metrics"]}) + "\n"
-        before = seal(before, json.dumps(row, ensure_ascii=False), (said, ""))
+        before = seal(before, json.dumps(row, ensure_ascii=False), (digest(said), digest("")))
         lines.append((said, json.dumps(row | {"seal": before}, ensure_ascii=False) + "\n"))
     for name, column in zip(("metrics.jsonl", "ledger.jsonl"), zip(*lines, strict=True), strict=True):
         (run / name).write_text("".join(column))

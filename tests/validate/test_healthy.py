@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from corollary.cli import app
 from corollary.config import load
 from corollary.errors import CorollaryError, DataError, Preempted
+from corollary.run.files import sha256
 from corollary.run.loop import train
 from corollary.run.recipe import PRESETS, Recipe
 from corollary.validate.findings import Report
@@ -148,6 +149,27 @@ def test_a_run_without_a_ledger_says_what_it_cannot_be_asked(grpo: Path, tmp_pat
     assert levels(report)["advantages (group_std) of the recorded rewards"] == "green", (
         "rewards and advantages are old records"
     )
+
+
+def test_an_old_run_that_goes_on_has_a_ledger_from_there_and_says_so(folder: Path) -> None:
+    recipe = golden.recipe("grpo", folder, "older")
+    with pytest.raises(Preempted):
+        train(recipe, StopAfter3())
+    run = folder / "runs" / "older"
+    (run / "ledger.jsonl").unlink()
+    for state in run.glob("checkpoints/*/state.json"):
+        kept = json.loads(state.read_text())
+        del kept["sealed"], kept["offsets"]["ledger"]
+        state.write_text(json.dumps(kept))
+        manifest = json.loads(state.with_name("manifest.json").read_text())
+        manifest["files"]["state.json"] = {"size": state.stat().st_size, "sha256": sha256(state)}
+        state.with_name("manifest.json").write_text(json.dumps(manifest))
+    train(recipe, Quiet(), resume=True)
+    report = validate(run)
+    assert not reds(report)
+    found = {f.name: f for f in report.findings}
+    assert "the first 3 are older" in found["metrics.jsonl is what the run wrote"].measured
+    assert found["KL to the reference is 0 before the first update"].level == "skipped"
 
 
 def test_a_folder_that_is_no_run_and_a_run_without_a_step_are_one_clear_line(tmp_path: Path, grpo: Path) -> None:

@@ -96,8 +96,8 @@ class Journal:
 
     def last(self) -> dict[str, Any]:
         """The last line; empty where there is none."""
-        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() else []
-        return json.loads(lines[-1]) if lines else {}
+        text = self.path.read_text(encoding="utf-8").rstrip("\n") if self.path.exists() else ""
+        return json.loads(text.rpartition("\n")[2]) if text else {}
 
     def set_back(self, size: int) -> None:
         """Forget what came after `size` bytes."""

@@ -264,15 +264,20 @@ def _numbers(values: Tensor) -> list[float]:
     return [float(f"{x:.9g}") for x in values.tolist()]
 
 
-def seal(before: str, line: str, journals: Iterable[str]) -> str:
-    """The digest that a line ends with: of the line before it, of itself and of the step's text in other journals.
+def digest(text: str) -> bytes:
+    """sha256."""
+    return hashlib.sha256(text.encode()).digest()
+
+
+def seal(before: str, line: str, journals: Iterable[bytes]) -> str:
+    """What a line ends with: a digest of the line before it, of itself and of the step's text in other journals.
 
     Args:
-        before: the digest of the line before; empty for the first.
-        line: its own JSON, without the digest.
-        journals: what the step appended to the others.
+        before: the seal of the line before; empty for the first.
+        line: its own JSON, without the seal.
+        journals: `digest` of what the step appended to each of the others.
     """
     found = hashlib.sha256()
-    for text in (before, line, *journals):
-        found.update(hashlib.sha256(text.encode()).digest())
+    for part in (digest(before), digest(line), *journals):
+        found.update(part)
     return found.hexdigest()

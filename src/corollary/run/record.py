@@ -21,7 +21,7 @@ from corollary.config import Config, diff, to_yaml
 from corollary.data.datasets import DataReport
 from corollary.errors import StorageError
 from corollary.run.files import Journal, lock, write_json, write_text
-from corollary.run.ledger import seal
+from corollary.run.ledger import digest, seal
 from corollary.types import Metrics, Rollout, Step, transcript
 
 _PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "pydantic", "omegaconf", "math-verify")
@@ -48,7 +48,7 @@ class Record:
         self.metrics, self.timing, self.rollouts, self.ledger = (
             Journal(folder / name) for name in ("metrics.jsonl", "timing.jsonl", "rollouts.jsonl", "ledger.jsonl")
         )
-        self._seal: str | None = None  # the last digest of the ledger; None: not read yet
+        self._seal: str | None = None  # the last of the ledger; None: not read yet
 
     @property
     def checkpoints(self) -> Path:
@@ -95,7 +95,7 @@ class Record:
 
     @property
     def sealed(self) -> str:
-        """The digest of all steps so far; empty before the first."""
+        """The ledger's last seal; empty before the first step."""
         if self._seal is None:
             self._seal = str(self.ledger.last().get("seal", ""))
         return self._seal
@@ -113,7 +113,7 @@ class Record:
         self.timing.append({"step": number, **timing})
         rollouts = self.rollouts.append(*_groups(number, step, decode))
         line = {"step": number, "metrics": dict(step.metrics), **(entry or {})}
-        self._seal = seal(self.sealed, json.dumps(line, ensure_ascii=False), (said, rollouts))
+        self._seal = seal(self.sealed, json.dumps(line, ensure_ascii=False), map(digest, (said, rollouts)))
         self.ledger.append(line | {"seal": self._seal})
 
     def evaluation_path(self, step: int) -> Path:

@@ -120,7 +120,7 @@ def _again(records: Records, config: GRPOConfig, step: int, groups: Sequence[Gro
     if any(advantage is None for row in given for advantage in row):
         return None
     rewards = reward_table(list(groups))
-    lengths = torch.tensor([[len(a.tokens) for a in group.answers] for group in groups])
+    lengths = torch.tensor([[a.tokens for a in group.answers] for group in groups])
     if start := config.overlong.penalty_from:
         rewards = rewards + overlong_penalty(lengths, longest=config.max_tokens, buffer=config.max_tokens - start)
     if isinstance(config.kl, KLInReward):

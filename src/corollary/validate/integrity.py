@@ -11,7 +11,7 @@ import torch
 from corollary.algorithms.distill import DistillConfig
 from corollary.algorithms.grpo import GRPOConfig
 from corollary.ops.advantage import has_signal
-from corollary.run.ledger import seal
+from corollary.run.ledger import digest, seal
 from corollary.selection import NoReplay
 from corollary.validate.findings import Finding, Theorem, close, number
 from corollary.validate.records import Answer, Group, Line, Records
@@ -49,7 +49,9 @@ def unchanged_metrics(records: Records) -> Finding:
             name=name, level="amber", theorem=SEALED, measured=f"{uncovered} lines without a seal", expected="one at most",
             fault="the ledger ends before metrics.jsonl does", hint="go on with --resume, which sets both back to a checkpoint",
         )  # fmt: skip
-    steps = f"{len(records.metrics)} lines the same as their copies"
+    older = sum(line.row["step"] < min(copies) for line in records.metrics)
+    steps = f"{len(records.metrics) - older} lines the same as their copies"
+    steps += f"; the first {older} are older than the ledger" if older else ""
     return Finding(name=name, level="green", theorem=SEALED, measured=steps, expected="all of them")
 
 
@@ -82,9 +84,10 @@ def unbroken(records: Records) -> Finding:
     for line in records.ledger:
         step, kept = line.row["step"], line.row.get("seal", "")
         body = json.dumps({k: v for k, v in line.row.items() if k != "seal"}, ensure_ascii=False)
-        journals = (json.dumps(copied[step], ensure_ascii=False) + "\n", records.rollouts.get(step, ""))
-        texts = [journals, (said.get(step, ""), journals[1])]  # an edited metrics.jsonl has a finding of its own
-        if kept not in {seal(before, body, text) for text in texts}:
+        answers = records.rollouts.get(step, digest(""))
+        copy = json.dumps(copied[step], ensure_ascii=False) + "\n"
+        metrics = {digest(copy), digest(said.get(step, ""))}  # an edited metrics.jsonl has a finding of its own
+        if kept not in {seal(before, body, (text, answers)) for text in metrics}:
             broken.append(step)
         before = kept
     seals = {entry.step: entry.seal for entry in records.entries}
@@ -136,7 +139,7 @@ def described(groups: list[Group], judged: bool) -> dict[str, float]:
     answers = [answer for group in groups for answer in group.answers]
     if not answers:
         return {}
-    lengths = [len(answer.tokens) for answer in answers]
+    lengths = [answer.tokens for answer in answers]
     found = {
         "length": sum(lengths) / len(lengths),
         "truncated": sum(a.truncated for a in answers) / len(answers),

@@ -1,8 +1,7 @@
-"""Losses computed again from what the model said, their value where policy and reference are one, and what a step was to gain."""
+"""Losses computed again from what the model said, ratios of the first update, and what a step was to gain."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor
 
 from corollary.algorithms.base import OnPolicy
-from corollary.algorithms.ppo import PPOConfig, SeparateCritic, SharedCritic
+from corollary.algorithms.ppo import PPOConfig, SharedCritic
 from corollary.algorithms.preference import OnlinePreferenceConfig, OnPairs
 from corollary.algorithms.reward_model import RewardModelConfig
 from corollary.algorithms.sft import SFTConfig
@@ -21,17 +20,12 @@ from corollary.declare import declaration_of
 from corollary.losses.bind import called
 from corollary.losses.policy import KLInLoss, NoCorrection
 from corollary.types import Terms
-from corollary.validate.findings import Finding, Theorem, close, number
+from corollary.validate.findings import Finding, Theorem, number
 from corollary.validate.integrity import skipped
 from corollary.validate.records import Entry, Records, Update
 
 SUM = Theorem(label="B14", says="a step's loss is one weighted sum of terms, however it was split", page="docs/losses/average.md")  # fmt: skip
 ON_POLICY = Theorem(label="B4", says="where the ratio is 1 the surrogate is -A, and its ratio, KL and clipping are 1, 0 and 0", page="docs/losses/policy.md#ppo_clip")  # fmt: skip
-PAIRS = Theorem(label="B7.a", says="the implicit reward β·log(π/ref) is 0 where π = ref: DPO log 2, IPO 1/(4τ²), KTO λ/2", page="docs/losses/preference.md")  # fmt: skip
-RANKING = Theorem(label="B7.a", says="two answers of equal reward are each the better with probability ½: log 2", page="docs/losses/reward_model.md#bradley_terry")  # fmt: skip
-CRITIC = Theorem(
-    label="B10", says="a head of zeros foresees 0, which explains no variance", page="docs/losses/value.md"
-)
 TAYLOR = Theorem(label="B26", says="L(θ + Δ) - L(θ) = ∇L·Δ + O(|Δ|²), and AdamW's first step goes down: ∇L·Δ ≤ 0", page="docs/algorithms/grpo.md")  # fmt: skip
 RANGE = Theorem(label="bounds", says="the formula's terms have these bounds at any input", page="docs/losses/README.md")
 
@@ -44,7 +38,6 @@ def objectives(records: Records) -> Iterator[Finding]:
         yield skipped("losses computed again from the sequences", SUM)
         return
     yield from recomputed(records)
-    yield from at_start(records)
     if isinstance(records.recipe.algorithm, OnPolicy):
         yield from on_policy(records)
     if (found := bounded(records)) is not None:
@@ -193,7 +186,7 @@ def _mean(entry: Entry, of: Callable[[Update], Sequence[float] | None]) -> float
 
 
 def _preference(records: Records) -> tuple[Again | None, str]:
-    loss, of, unit = _formula(records)
+    loss, of, unit = formula(records)
     if is_reference(loss.type) and records.own_code:
         return None, records.own_code
     update = next((u for e in records.entries for u in e.of("policy")), None)
@@ -212,7 +205,7 @@ def _preference(records: Records) -> tuple[Again | None, str]:
     return again, ""
 
 
-def _formula(records: Records) -> tuple[Variant, Callable[[Update], dict[str, Any]], int]:
+def formula(records: Records) -> tuple[Variant, Callable[[Update], dict[str, Any]], int]:
     """The loss of an algorithm on pairs or answers, how it gets its inputs, and rows of one term."""
     algorithm = records.recipe.algorithm
     if isinstance(algorithm, UnpairedConfig):
@@ -250,82 +243,6 @@ def _on_policy(update: Update) -> bool:
     """Whether π_old is the policy itself, answer by answer."""
     pairs = zip(update.logprob or [], update.old or [], update.tokens, strict=True)
     return all(abs(p - q) <= 1e-4 * max(1.0, n) for p, q, n in pairs)
-
-
-# What is known of step 1.
-
-
-def at_start(records: Records) -> Iterator[Finding]:
-    """The value of the loss where nothing was learnt yet."""
-    algorithm, first = records.recipe.algorithm, records.first
-    if not isinstance(algorithm, OnPairs | RewardModelConfig | UnpairedConfig | PPOConfig):
-        return
-    theorem = {RewardModelConfig: RANKING, PPOConfig: CRITIC}.get(type(algorithm), PAIRS)
-    name = "first values of the critic" if isinstance(algorithm, PPOConfig) else "first loss"
-    if first is None:
-        yield skipped(name, theorem, "the ledger does not begin at step 1")
-    elif isinstance(algorithm, PPOConfig):
-        yield _critic(algorithm, first, name)
-    elif not first.of("policy"):
-        yield skipped(name, theorem, "step 1 had no pair to train on")
-    else:
-        yield _first_loss(records, first, theorem)
-
-
-def _first_loss(records: Records, first: Entry, theorem: Theorem) -> Finding:
-    loss, of, unit = _formula(records)
-    update, algorithm = first.of("policy")[0], records.recipe.algorithm
-    name = f"first loss of {loss.type}"
-    if isinstance(algorithm, OnPairs) and not algorithm.needs_reference:
-        return skipped(name, theorem, f"{loss.type} compares with no reference, so nothing is known of its first value")
-    if is_reference(loss.type):
-        return skipped(name, theorem, "the loss is the user's own")
-    if isinstance(algorithm, RewardModelConfig) and any(update.value or []):
-        return skipped(name, theorem, "the model began with a scalar head of its own")
-    inputs = of(update)
-    same = {"sequence_logprobs": "sequence_ref_logprobs", "chosen": "ref_chosen", "rejected": "ref_rejected"}
-    inputs |= {policy: inputs[ref] for policy, ref in same.items() if ref in inputs}
-    inputs |= {name: torch.zeros((), dtype=torch.double) for name in ("baseline", "shift") if name in inputs}
-    if missing := lacking(loss, inputs):
-        return skipped(name, theorem, f"{loss.type} takes {missing} of every token, which are not recorded")
-    wanted = weighed(loss, inputs, update, unit)
-    if isinstance(algorithm, OnPairs) and algorithm.sft:
-        wanted += algorithm.sft.weight * first.metrics.get("sft_nll", 0.0) * sum(update.weight)
-    measured = number(update.loss)
-    expected = f"{number(wanted)}{_in_words(loss, wanted)}"
-    if close(update.loss, wanted, 1e-3, 1e-4):
-        return Finding(name=name, level="green", theorem=theorem, measured=measured, expected=expected)
-    return Finding(
-        name=name, level="red", theorem=theorem, measured=measured, expected=expected,
-        fault="the policy is not the reference before the first update: other weights, other tokens, or a step that came before",
-        hint="start both from one model; compare their log-probabilities of one answer",
-    )  # fmt: skip
-
-
-def _in_words(loss: Variant, value: float) -> str:
-    declared = declaration_of(loss).value_at_reference
-    if close(value, math.log(2), 1e-6):
-        return " = log 2"
-    return " = 1/(4τ²)" if loss.type.startswith("ipo") and declared is not None else ""
-
-
-def _critic(config: PPOConfig, first: Entry, name: str) -> Finding:
-    if isinstance(config.critic, SeparateCritic) and config.critic.model:
-        return skipped(name, CRITIC, "the critic began as a model with weights of its own")
-    values = [v for update in first.updates[:1] for v in update.value_first or []]
-    if not values:
-        return skipped(name, CRITIC, "step 1 asked no critic")
-    if max(map(abs, values)) > 0 and isinstance(config.critic, SharedCritic):
-        fault = "the policy's scalar head did not start at 0; a model that had one, or a step that came before"
-    else:
-        fault = "the critic's head did not start at 0: another model, or a step that came before"
-    measured = f"{number(max(map(abs, values)))} at most"
-    if max(map(abs, values)) <= 1e-6 and abs(first.metrics.get("explained_variance", 0.0)) <= 1e-6:
-        return Finding(name=name, level="green", theorem=CRITIC, measured=measured, expected="0")
-    return Finding(
-        name=name, level="amber", theorem=CRITIC, measured=measured, expected="0", fault=fault,
-        hint="start from a model without a head, unless this is meant",
-    )  # fmt: skip
 
 
 # What holds at every step.

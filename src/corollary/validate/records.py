@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from corollary.config import load
 from corollary.errors import DataError
@@ -99,10 +100,13 @@ class Entry(Read):
         return [update for update in self.updates if update.role == role]
 
 
+Count = Annotated[int, BeforeValidator(lambda value: len(value) if isinstance(value, list) else value)]
+
+
 class Answer(Read):
     """What a rollout's record says of an answer."""
 
-    tokens: list[str] = []
+    tokens: Count = 0  # how many
     reward: float | None = None
     rewards: dict[str, float | None] = {}
     advantage: float | None = None
@@ -137,7 +141,7 @@ class Records:
     metrics: Sequence[Line]
     ledger: Sequence[Line]
     entries: Sequence[Entry]
-    rollouts: dict[int, str]  # step → its lines, as they stand in the file
+    rollouts: dict[int, bytes]  # step → digest of its lines, as they stand in the file
     groups: dict[int, list[Group]]  # step → its groups
     evaluations: dict[int, list[dict[str, Any]]]  # step → a row for each held-out prompt
     evaluation: dict[str, Any] | None  # evaluation.json
@@ -225,14 +229,14 @@ def _lines(path: Path) -> Iterator[Line]:
             yield Line(number, text, row)
 
 
-def _rollouts(path: Path) -> tuple[dict[int, str], dict[int, list[Group]]]:
-    texts: dict[int, list[str]] = {}
+def _rollouts(path: Path) -> tuple[dict[int, bytes], dict[int, list[Group]]]:
+    found: dict[int, Any] = {}
     groups: dict[int, list[Group]] = {}
     for line in _lines(path):
         group = _as(Group, line, path)
-        texts.setdefault(group.step, []).append(line.text)
+        found.setdefault(group.step, hashlib.sha256()).update(line.text.encode())
         groups.setdefault(group.step, []).append(group)
-    return {step: "".join(parts) for step, parts in texts.items()}, groups
+    return {step: text.digest() for step, text in found.items()}, groups
 
 
 def _evaluations(folder: Path) -> dict[int, list[dict[str, Any]]]:

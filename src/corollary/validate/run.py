@@ -7,13 +7,14 @@ from pathlib import Path
 from corollary.validate.advantages import advantages
 from corollary.validate.evaluations import evaluations
 from corollary.validate.findings import Report
+from corollary.validate.first import first_step
 from corollary.validate.integrity import integrity
 from corollary.validate.objectives import objectives
 from corollary.validate.records import read
 from corollary.validate.reference import reference
 from corollary.validate.sampling import sampling
 
-CHECKS = (integrity, sampling, reference, advantages, objectives, evaluations)
+CHECKS = (integrity, sampling, reference, advantages, objectives, first_step, evaluations)
 
 
 def validate(folder: Path) -> Report:

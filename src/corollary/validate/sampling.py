@@ -119,13 +119,11 @@ def one_policy(records: Records, audits: Sequence[Audit]) -> Finding:
 
 def drawn_at(algorithm: Algorithm) -> float | None:
     """The temperature that a recipe's answers are drawn and trained at; None where it names none or two."""
-    match algorithm:
-        case OnPolicy():
-            return algorithm.temperature
-        case DistillConfig(answers=StudentAnswers()):
-            return algorithm.answers.temperature
-        case _:
-            return None
+    if isinstance(algorithm, OnPolicy):
+        return algorithm.temperature
+    if isinstance(algorithm, DistillConfig) and isinstance(algorithm.answers, StudentAnswers):
+        return algorithm.answers.temperature
+    return None
 
 
 def of_audit(audit: Audit) -> Mismatch:

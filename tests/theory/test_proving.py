@@ -20,6 +20,7 @@ from corollary.theory.verdict import Curve, Verdict, apart, at_least, at_most, e
 OWN = '''
 from corollary.theory.bandit import bandit
 from corollary.theory.theorem import theorem
+from corollary.theory.tree import tree
 from corollary.theory.verdict import equal
 
 @theorem(section="custom.md#a-theorem-of-your-own", source="derived here", broken={"twice": {"times": 2.0}})
@@ -50,6 +51,9 @@ def faulty(lab, *, x=0):
     Experiment: none.
     """
     return equal(1 / x, 0.0)
+
+def early_end(lab):
+    return tree(vocabulary=2, depth=3, end=0, seed=lab.seed)
 
 def two_arms(lab):
     return bandit([1.0, 0.0])
@@ -89,8 +93,8 @@ def test_an_experiment_whose_twin_holds_is_no_proof(own: Path) -> None:
 
 
 def test_a_world_of_the_users_own_stands_for_the_tree(own: Path) -> None:
-    [lab] = labs([f"{own}:two_arms"])
-    assert len(lab.tree().rewards) == 2
+    [lab] = labs([f"{own}:early_end"])
+    assert lab.tree().lengths.tolist() == [1, 2, 3, 3]
     assert not carry_out(["B1.a", "B2.a"], [lab], lambda line: None).failed
 
 
@@ -152,6 +156,11 @@ def test_a_wrong_request_is_refused_in_one_line(names: list[str], world: list[st
 def test_a_theorem_that_raises_is_blamed_by_its_line(own: Path) -> None:
     with pytest.raises(UserCodeError, match=r"mine\.py:\d+.*ZeroDivisionError"):
         carry_out([f"{own}:faulty"], [Lab()], lambda line: None)
+
+
+def test_a_world_in_which_false_statements_are_true_is_refused(own: Path) -> None:
+    with pytest.raises(ConfigError, match="have one token"):
+        carry_out(["B1.a"], labs([f"{own}:two_arms"]), lambda line: None)
 
 
 def test_a_world_that_is_none_is_blamed(own: Path) -> None:

@@ -179,6 +179,11 @@ def _own_world(name: str) -> Callable[[Lab], World]:
         found = made(lab)
         if not isinstance(found, World):
             raise TypeError(f"{name} returned {type(found).__name__}, not a World")
+        if int(found.lengths.max()) < 2 or len(found.rewards.unique()) < 2:
+            raise ConfigError(
+                f"{name}: all its answers have one token, or earn the same",
+                hint="give it an answer of two tokens and rewards that differ: much that is false of tokens is true of one",
+            )
         return found
 
     return world

@@ -31,7 +31,7 @@ def forward_kl(logits: Tensor, teacher_logits: Tensor) -> Terms:
         teacher_logits: `[..., V]`, constant, at the same temperature.
 
     Source: Hinton et al. 2015, https://arxiv.org/abs/1503.02531, up to the teacher's entropy.
-    Theory: docs/losses/distillation.md#forward_kl
+    Theory: docs/theory/losses-supervised.md#forward_kl
 
     >>> forward_kl(torch.tensor([[0.5, 0.5]]).log(), torch.tensor([[1.0, 0.0]]).log()).loss  # log 2
     tensor([0.6931])
@@ -50,7 +50,7 @@ def reverse_kl(logits: Tensor, teacher_logits: Tensor) -> Terms:
         teacher_logits: `[..., V]`, constant, at the same temperature.
 
     Source: Gu et al. 2023 (MiniLLM), https://arxiv.org/abs/2306.08543.
-    Theory: docs/losses/distillation.md#reverse_kl
+    Theory: docs/theory/losses-supervised.md#reverse_kl
 
     >>> reverse_kl(torch.tensor([[1.0, 0.0]]).log(), torch.tensor([[0.5, 0.5]]).log()).loss  # log 2
     tensor([0.6931])
@@ -77,7 +77,7 @@ def jsd(logits: Tensor, teacher_logits: Tensor, *, beta: Mixture = 0.5) -> Terms
         ValueError: a parameter is out of its range.
 
     Source: Agarwal et al. 2023 (GKD), https://arxiv.org/abs/2306.13649.
-    Theory: docs/losses/distillation.md#jsd
+    Theory: docs/theory/losses-supervised.md#jsd
 
     >>> jsd(torch.tensor([[1.0, 0.0]]).log(), torch.tensor([[0.0, 1.0]]).log()).loss  # disjoint: log 2
     tensor([0.6931])
@@ -105,7 +105,7 @@ def forward_kl_top_k(logits: Tensor, teacher_logprobs: Tensor, teacher_ids: Tens
 
     Source: Hinton et al. 2015, https://arxiv.org/abs/1503.02531, by the chain rule of KL: the bucket is a lower bound of the
         whole, and the whole at K = V.
-    Theory: docs/losses/distillation.md#forward_kl_top_k
+    Theory: docs/theory/losses-supervised.md#forward_kl_top_k
 
     >>> ids, teacher = torch.tensor([[0]]), torch.tensor([[0.5]]).log()
     >>> forward_kl_top_k(torch.zeros(1, 4), teacher, ids).loss  # KL of (½, ½) and (¼, ¾)
@@ -133,7 +133,7 @@ def reverse_kl_top_k(logits: Tensor, teacher_logprobs: Tensor, teacher_ids: Tens
         ValueError: a parameter is out of its range.
 
     Source: Gu et al. 2023 (MiniLLM), https://arxiv.org/abs/2306.08543, on buckets.
-    Theory: docs/losses/distillation.md#reverse_kl_top_k
+    Theory: docs/theory/losses-supervised.md#reverse_kl_top_k
 
     >>> ids, teacher = torch.tensor([[0]]), torch.tensor([[0.25]]).log()
     >>> reverse_kl_top_k(torch.zeros(1, 2), teacher, ids).loss  # KL of (½, ½) and (¼, ¾)
@@ -164,7 +164,7 @@ def jsd_top_k(
         ValueError: a parameter is out of its range.
 
     Source: Agarwal et al. 2023 (GKD), https://arxiv.org/abs/2306.13649, on buckets.
-    Theory: docs/losses/distillation.md#jsd_top_k
+    Theory: docs/theory/losses-supervised.md#jsd_top_k
 
     >>> ids, teacher = torch.tensor([[0]]), torch.tensor([[0.5]]).log()
     >>> jsd_top_k(torch.zeros(1, 4), teacher, ids).loss  # between (½, ½) and (¼, ¾)

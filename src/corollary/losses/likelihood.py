@@ -23,7 +23,7 @@ def nll(logprobs: Tensor) -> Terms:
         logprobs: `[B, T]` nats, of the target tokens; carries the gradient.
 
     Source: Shannon 1948; the loss of every supervised fine-tuning.
-    Theory: docs/losses/likelihood.md#nll
+    Theory: docs/theory/losses-supervised.md#nll
 
     >>> import torch
     >>> nll(torch.tensor([-0.5])).loss
@@ -52,7 +52,7 @@ def label_smoothing(logprobs: Tensor, mean_logprobs: Tensor, *, smoothing: Fract
         ValueError: a parameter is out of its range.
 
     Source: Szegedy et al. 2016, https://arxiv.org/abs/1512.00567.
-    Theory: docs/losses/likelihood.md#label_smoothing
+    Theory: docs/theory/losses-supervised.md#label_smoothing
 
     >>> import torch
     >>> label_smoothing(torch.tensor([-1.0]), torch.tensor([-3.0]), smoothing=0.5).loss
@@ -84,7 +84,7 @@ def dft(logprobs: Tensor) -> Terms:
         Terms with metric `nll`, before the weight.
 
     Source: Wu et al. 2025, https://arxiv.org/abs/2508.05629.
-    Theory: docs/losses/likelihood.md#dft
+    Theory: docs/theory/losses-supervised.md#dft
 
     >>> import torch
     >>> dft(torch.tensor([0.5, 1.0]).log()).loss

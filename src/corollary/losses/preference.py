@@ -58,7 +58,7 @@ def dpo(chosen: Tensor, rejected: Tensor, ref_chosen: Tensor, ref_rejected: Tens
         ValueError: a parameter is out of its range.
 
     Source: Rafailov et al. 2023, https://arxiv.org/abs/2305.18290.
-    Theory: docs/losses/preference.md#dpo
+    Theory: docs/theory/losses-preference.md#dpo
 
     >>> import torch
     >>> pair = torch.tensor([[-4.0], [-6.0], [-5.0], [-5.0]])  # Δ_w = 1, Δ_l = -1
@@ -98,7 +98,7 @@ def cdpo(
         ValueError: a parameter is out of its range.
 
     Source: Mitchell 2023, A note on DPO with noisy preferences and relationship to IPO.
-    Theory: docs/losses/preference.md#cdpo
+    Theory: docs/theory/losses-preference.md#cdpo
 
     >>> import torch
     >>> pair = torch.tensor([[-4.0], [-6.0], [-5.0], [-5.0]])  # Δ_w = 1, Δ_l = -1
@@ -140,7 +140,7 @@ def robust_dpo(
         ValueError: a parameter is out of its range.
 
     Source: Chowdhury et al. 2024, https://arxiv.org/abs/2403.00409.
-    Theory: docs/losses/preference.md#robust_dpo
+    Theory: docs/theory/losses-preference.md#robust_dpo
 
     >>> import torch
     >>> pair = torch.tensor([[-4.0], [-6.0], [-5.0], [-5.0]])  # Δ_w = 1, Δ_l = -1
@@ -171,7 +171,7 @@ def ipo(chosen: Tensor, rejected: Tensor, ref_chosen: Tensor, ref_rejected: Tens
         ValueError: a parameter is out of its range.
 
     Source: Azar et al. 2023, eq. 17, https://arxiv.org/abs/2310.12036.
-    Theory: docs/losses/preference.md#ipo
+    Theory: docs/theory/losses-preference.md#ipo
 
     >>> import torch
     >>> pair = torch.tensor([[-4.0], [-6.0], [-5.0], [-5.0]])  # Δ_w = 1, Δ_l = -1
@@ -213,7 +213,7 @@ def ipo_mean(
         ValueError: a parameter is out of its range.
 
     Source: Azar et al. 2023, https://arxiv.org/abs/2310.12036; means: https://github.com/huggingface/trl/issues/1265.
-    Theory: docs/losses/preference.md#ipo_mean
+    Theory: docs/theory/losses-preference.md#ipo_mean
 
     >>> import torch
     >>> pair = torch.tensor([[-4.0], [-6.0], [-5.0], [-5.0]])  # Δ_w = 1, Δ_l = -1
@@ -244,7 +244,7 @@ def hinge(chosen: Tensor, rejected: Tensor, ref_chosen: Tensor, ref_rejected: Te
         ValueError: a parameter is out of its range.
 
     Source: Zhao et al. 2023, https://arxiv.org/abs/2305.10425; Liu et al. 2023, https://arxiv.org/abs/2309.06657.
-    Theory: docs/losses/preference.md#hinge
+    Theory: docs/theory/losses-preference.md#hinge
 
     >>> import torch
     >>> pair = torch.tensor([[-4.0], [-6.0], [-5.0], [-5.0]])  # Δ_w = 1, Δ_l = -1
@@ -283,7 +283,7 @@ def ln_dpo(
         ValueError: a parameter is out of its range.
 
     Source: Lambert et al. 2024, https://arxiv.org/abs/2411.15124.
-    Theory: docs/losses/preference.md#ln_dpo
+    Theory: docs/theory/losses-preference.md#ln_dpo
 
     >>> import torch
     >>> pair = torch.tensor([[-4.0], [-6.0], [-5.0], [-5.0]])  # Δ_w = 1, Δ_l = -1
@@ -338,7 +338,7 @@ def dpo_nll(
         ValueError: a parameter is out of its range.
 
     Source: Pang et al. 2024, https://arxiv.org/abs/2404.19733; Liu et al. 2024, https://arxiv.org/abs/2405.16436.
-    Theory: docs/losses/preference.md#dpo_nll
+    Theory: docs/theory/losses-preference.md#dpo_nll
 
     >>> import torch
     >>> pair = torch.tensor([[-4.0], [-6.0], [-5.0], [-5.0]])  # Δ_w = 1, Δ_l = -1
@@ -387,7 +387,7 @@ def exo(
         ValueError: a parameter is out of its range.
 
     Source: Ji et al. 2024, https://arxiv.org/abs/2402.00856.
-    Theory: docs/losses/preference.md#exo
+    Theory: docs/theory/losses-preference.md#exo
 
     >>> import torch
     >>> pair = torch.tensor([[-4.0], [-6.0], [-5.0], [-5.0]])  # Δ_w = 1, Δ_l = -1
@@ -421,7 +421,7 @@ def nca(chosen: Tensor, rejected: Tensor, ref_chosen: Tensor, ref_rejected: Tens
         ValueError: a parameter is out of its range.
 
     Source: Chen et al. 2024, https://arxiv.org/abs/2402.05369.
-    Theory: docs/losses/preference.md#nca
+    Theory: docs/theory/losses-preference.md#nca
 
     >>> import torch
     >>> pair = torch.tensor([[-4.0], [-6.0], [-5.0], [-5.0]])  # Δ_w = 1, Δ_l = -1
@@ -455,7 +455,7 @@ def apo_zero(
         ValueError: a parameter is out of its range.
 
     Source: D'Oosterlinck et al. 2024, https://arxiv.org/abs/2408.06266.
-    Theory: docs/losses/preference.md#apo_zero
+    Theory: docs/theory/losses-preference.md#apo_zero
 
     >>> import torch
     >>> pair = torch.tensor([[-4.0], [-6.0], [-5.0], [-5.0]])  # Δ_w = 1, Δ_l = -1
@@ -489,7 +489,7 @@ def apo_down(
         ValueError: a parameter is out of its range.
 
     Source: D'Oosterlinck et al. 2024, https://arxiv.org/abs/2408.06266.
-    Theory: docs/losses/preference.md#apo_down
+    Theory: docs/theory/losses-preference.md#apo_down
 
     >>> import torch
     >>> pair = torch.tensor([[-4.0], [-6.0], [-5.0], [-5.0]])  # Δ_w = 1, Δ_l = -1
@@ -529,7 +529,7 @@ def bco_pair(
         ValueError: a parameter is out of its range.
 
     Source: Jung et al. 2024, https://arxiv.org/abs/2404.04656.
-    Theory: docs/losses/preference.md#bco_pair
+    Theory: docs/theory/losses-preference.md#bco_pair
 
     >>> import torch
     >>> pair = torch.tensor([[-4.0], [-6.0], [-5.0], [-5.0]])  # Δ_w = 1, Δ_l = -1
@@ -561,7 +561,7 @@ def sppo_hard(
         ValueError: a parameter is out of its range.
 
     Source: Wu et al. 2024, https://arxiv.org/abs/2405.00675.
-    Theory: docs/losses/preference.md#sppo_hard
+    Theory: docs/theory/losses-preference.md#sppo_hard
 
     >>> import torch
     >>> pair = torch.tensor([[-4.0], [-6.0], [-5.0], [-5.0]])  # Δ_w = 1, Δ_l = -1

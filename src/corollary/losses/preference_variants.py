@@ -44,7 +44,7 @@ def slic_hf(chosen: Tensor, rejected: Tensor, *, margin: NonNegative = 1.0, nll_
         ValueError: a parameter is out of its range.
 
     Source: Zhao et al. 2023, https://arxiv.org/abs/2305.10425.
-    Theory: docs/losses/preference.md#slic_hf
+    Theory: docs/theory/losses-preference.md#slic_hf
 
     >>> chosen, rejected = torch.tensor([-4.0]), torch.tensor([-6.0])
     >>> slic_hf(chosen, rejected, margin=3.0, nll_weight=0.5).loss  # 1 + 2
@@ -82,7 +82,7 @@ def simpo(
         ValueError: a parameter is out of its range.
 
     Source: Meng et al. 2024, https://arxiv.org/abs/2405.14734.
-    Theory: docs/losses/preference.md#simpo
+    Theory: docs/theory/losses-preference.md#simpo
 
     >>> chosen, rejected = torch.tensor([-4.0]), torch.tensor([-6.0])
     >>> simpo(chosen, rejected, torch.tensor([2]), torch.tensor([4]), beta=2.0, gamma=0.0).loss  # -log σ(2·(-2 + 1.5))
@@ -125,7 +125,7 @@ def odds_ratio(chosen: Tensor, rejected: Tensor, chosen_lengths: Tensor, rejecte
         Terms with metrics `reward_chosen`, `reward_rejected` (the log-odds), `margin` and `accuracy`.
 
     Source: Hong et al. 2024, https://arxiv.org/abs/2403.07691.
-    Theory: docs/losses/preference.md#odds_ratio
+    Theory: docs/theory/losses-preference.md#odds_ratio
 
     >>> half, fifth = torch.tensor([0.5]).log(), torch.tensor([0.2]).log()
     >>> odds_ratio(half, fifth, torch.tensor([1]), torch.tensor([1])).loss  # odds 1 and 1/4: -log(4/5)
@@ -167,7 +167,7 @@ def orpo(
         ValueError: a parameter is out of its range.
 
     Source: Hong et al. 2024, https://arxiv.org/abs/2403.07691.
-    Theory: docs/losses/preference.md#orpo
+    Theory: docs/theory/losses-preference.md#orpo
 
     >>> half, fifth, one = torch.tensor([0.5]).log(), torch.tensor([0.2]).log(), torch.tensor([1])
     >>> orpo(half, fifth, one, one, torch.tensor(1.0), odds_weight=1.0).loss  # -log(1/2) - log(4/5)
@@ -208,7 +208,7 @@ def cpo(
         ValueError: a parameter is out of its range.
 
     Source: Xu et al. 2024, https://arxiv.org/abs/2401.08417.
-    Theory: docs/losses/preference.md#cpo
+    Theory: docs/theory/losses-preference.md#cpo
 
     >>> chosen, rejected = torch.tensor([-4.0]), torch.tensor([-6.0])
     >>> cpo(chosen, rejected, torch.tensor([2]), torch.tensor(2.0), beta=0.5).loss  # -log σ(1) + 4/2
@@ -247,7 +247,7 @@ def dpop(
         ValueError: a parameter is out of its range.
 
     Source: Pal et al. 2024, https://arxiv.org/abs/2402.13228.
-    Theory: docs/losses/preference.md#dpop
+    Theory: docs/theory/losses-preference.md#dpop
 
     >>> pair = torch.tensor([[-6.0], [-8.0], [-5.0], [-5.0]])  # Δ_w = -1, Δ_l = -3
     >>> dpop(*pair, beta=0.5, penalty=2.0).loss  # -log σ(1 - 2·0.5)
@@ -288,7 +288,7 @@ def length_dpo(
         ValueError: a parameter is out of its range.
 
     Source: Park et al. 2024, https://arxiv.org/abs/2403.19159.
-    Theory: docs/losses/preference.md#length_dpo
+    Theory: docs/theory/losses-preference.md#length_dpo
 
     >>> pair = torch.tensor([[-4.0], [-6.0], [-5.0], [-5.0]])  # Δ_w = 1, Δ_l = -1
     >>> length_dpo(*pair, torch.tensor([2]), torch.tensor([4]), beta=0.5, length_penalty=0.5).loss  # -log σ(1 + 0.5·2)
@@ -348,7 +348,7 @@ def f_dpo(
         ValueError: a parameter is out of its range.
 
     Source: Wang et al. 2023, https://arxiv.org/abs/2309.16240.
-    Theory: docs/losses/preference.md#f_dpo
+    Theory: docs/theory/losses-preference.md#f_dpo
 
     >>> pair = torch.tensor([[-4.0], [-6.0], [-5.0], [-5.0]])  # Δ_w = 1, Δ_l = -1
     >>> f_dpo(*pair, beta=0.5, divergence="forward_kl").loss
@@ -395,7 +395,7 @@ def discopop(
         ValueError: a parameter is out of its range.
 
     Source: Lu et al. 2024, https://arxiv.org/abs/2406.08414.
-    Theory: docs/losses/preference.md#discopop
+    Theory: docs/theory/losses-preference.md#discopop
 
     >>> pair = torch.tensor([[-4.0], [-6.0], [-5.0], [-5.0]])  # Δ_w = 1, Δ_l = -1
     >>> discopop(*pair, beta=0.5).loss
@@ -437,7 +437,7 @@ def aot(chosen: Tensor, rejected: Tensor, ref_chosen: Tensor, ref_rejected: Tens
         ValueError: a parameter is out of its range.
 
     Source: Melnyk et al. 2024, https://arxiv.org/abs/2406.05882.
-    Theory: docs/losses/preference.md#aot
+    Theory: docs/theory/losses-preference.md#aot
 
     >>> pair = torch.tensor([[-4.0, -6.0], [-5.0, -5.0], [-4.0, -6.0], [-7.0, -5.0]])
     >>> aot(*pair, beta=0.5).loss  # d = -1, 1 against -1, 3

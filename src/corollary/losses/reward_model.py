@@ -36,7 +36,7 @@ def bradley_terry(
 
     Source: Christiano et al. 2017, https://arxiv.org/abs/1706.03741; margin from Llama 2, https://arxiv.org/abs/2307.09288;
         centring from Eisenstein et al. 2023, https://arxiv.org/abs/2312.09244.
-    Theory: docs/losses/reward_model.md#bradley_terry
+    Theory: docs/theory/losses-preference.md#bradley_terry
 
     >>> import torch
     >>> bradley_terry(torch.tensor([2.0]), torch.tensor([1.0]), torch.tensor([1.0])).loss  # -log σ(0)

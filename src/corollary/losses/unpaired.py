@@ -47,7 +47,7 @@ def kto(
         ValueError: a parameter is out of its range.
 
     Source: Ethayarajh et al. 2024, https://arxiv.org/abs/2402.01306.
-    Theory: docs/losses/unpaired.md#kto
+    Theory: docs/theory/losses-preference.md#kto
 
     >>> same = torch.tensor([-3.0, -3.0])
     >>> kto(same, same, torch.tensor([True, False]), torch.tensor(0.0), undesirable_weight=2.0).loss
@@ -88,7 +88,7 @@ def bco(
         ValueError: a parameter is out of its range.
 
     Source: Jung et al. 2024, https://arxiv.org/abs/2404.04656.
-    Theory: docs/losses/unpaired.md#bco
+    Theory: docs/theory/losses-preference.md#bco
 
     >>> same = torch.tensor([-3.0])
     >>> bco(same, same, torch.tensor([True]), torch.tensor(0.0)).loss
@@ -118,6 +118,7 @@ def kto_baseline(mismatched_logprobs: Tensor, mismatched_ref_logprobs: Tensor) -
         ValueError: there are fewer than 2: a single prompt has no other's answer.
 
     Source: Ethayarajh et al. 2024, https://arxiv.org/abs/2402.01306.
+    Theory: docs/theory/losses-preference.md#kto
 
     >>> kto_baseline(torch.tensor([-1.0, -2.0]), torch.tensor([-2.0, -2.0]))
     tensor(0.5000)

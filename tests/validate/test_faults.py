@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from corollary import rollout
 from corollary.algorithms import grpo, ppo
 from corollary.engines import sampler as sampling_engine
 from corollary.engines.audit import audited
@@ -132,11 +133,10 @@ def test_a_sampler_that_cuts_the_vocabulary_has_a_mean_ratio_below_1(monkeypatch
     def cut(logits: torch.Tensor, uniform: torch.Tensor, how: Sampling) -> tuple[torch.Tensor, torch.Tensor]:
         return sample(logits, uniform, replace(how, top_k=3))
 
-    audits = [drawn(cut, monkeypatch, seed) for seed in range(4)]
-    total = sum(map(sum, (a.excess for a in audits)))
-    assert total < 0
-    spread = (2 * sum(map(sum, (a.excess_square for a in audits)))) ** 0.5
-    assert abs(total) > sampling.deviations() * spread
+    assert sampling.mean_ratio([drawn(None, monkeypatch, seed) for seed in range(4)]).level == "green"
+    found = sampling.mean_ratio([drawn(cut, monkeypatch, seed) for seed in range(4)])
+    assert found.level == "red"
+    assert "top-k" in found.fault
 
 
 # Advantages are not centred.
@@ -313,6 +313,28 @@ def test_seals_that_were_made_anew_do_not_fit_the_checkpoints(folder: Path) -> N
 
 
 # Other faults that the theory knows.
+
+
+def test_a_reward_that_changes_on_the_way_is_named_by_a_gain_that_its_kl_does_not_allow(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the third batch on everything earns 1 more, and the policy hardly moves."""
+    scored = rollout.scored
+
+    def generous(reward: object, asked: object, answers: object, number: int) -> list[Group]:
+        groups = scored(reward, asked, answers, number)  # type: ignore[arg-type]
+        more = 1.0 if number > 1 else 0.0
+        return [[replace(r, reward=None if r.reward is None else r.reward + more) for r in group] for group in groups]
+
+    monkeypatch.setattr(rollout, "scored", generous)
+    rows = [golden.row(i) | {"id": f"many-{i}"} for i in range(80)]
+    (folder / "many.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = (f"data.path={folder / 'many.jsonl'}", "algorithm.prompts_per_step=80", "algorithm.group_size=2")
+    more = ("algorithm.max_tokens=2", "optimizer.lr=1e-6", "run.steps=8")
+    recipe = variant("generous", "{type: grpo, kl: {type: none, measure: 1}}", folder, *settings, *more)
+    found = reds(validate(train(recipe, Quiet())))
+    assert [*found] == ["gain within what its KL allows"]
+    assert "the reward or the prompts changed on the way" in found["gain within what its KL allows"]
 
 
 def test_a_gradient_of_the_wrong_sign_is_named(

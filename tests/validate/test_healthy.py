@@ -201,7 +201,7 @@ def test_the_command_prints_a_line_for_each_check_and_ends_by_what_it_found(grpo
     done = runner.invoke(app, ["validate", str(grpo)])
     assert done.exit_code == 0
     assert done.stdout.count("\ngreen") == validate(grpo).count("green")
-    assert "[B13.a]" in done.stdout
+    assert "[B13.a docs/" in done.stdout
     run = Path(shutil.copytree(grpo, tmp_path / "edited", ignore=shutil.ignore_patterns("checkpoints")))
     text = (run / "metrics.jsonl").read_text()
     (run / "metrics.jsonl").write_text(text.replace('"entropy": 5', '"entropy": 4', 1))

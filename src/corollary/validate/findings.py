@@ -25,7 +25,14 @@ class Theorem:
     @property
     def section(self) -> str:
         """`docs/theory/PAGE.md#section` where the book has the theorem, else the formula's page."""
-        return _sections().get(self.label, self.page)
+        known = _sections()
+        parts = (section for label, section in known.items() if label.startswith(f"{self.label}."))
+        return known.get(self.label) or next(parts, self.page)
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """Label and section."""
+        return self.label, self.section
 
 
 @cache
@@ -89,10 +96,9 @@ class Report:
         lines = [head, ""]
         for f in self.findings:
             said = f.fault if f.level == "skipped" else f"{f.measured}; expected {f.expected}"
-            lines.append(f"{f.level:<8}{f.name:<{wide}}  {said}  [{f.theorem.label}]")
+            lines.append(f"{f.level:<8}{f.name:<{wide}}  {said}  [{' '.join(filter(None, f.theorem.place))}]")
             if f.level in ("amber", "red"):
-                lines += [f"{'':8}  {f.fault}", f"{'':8}  to do: {f.hint}"]
-                lines += [f"{'':8}  theorem {f.theorem.label}: {f.theorem.says}  {f.theorem.section}".rstrip()]
+                lines += [f"{'':8}  {f.fault}", f"{'':8}  to do: {f.hint}", f"{'':8}  theorem: {f.theorem.says}"]
         counts = ", ".join(f"{self.count(level)} {level}" for level in ("green", "amber", "red", "skipped"))
         return "\n".join(printable(line) for line in [*lines, "", counts])
 

@@ -16,7 +16,7 @@ from corollary.selection import NoReplay
 from corollary.validate.findings import Finding, Theorem, close, number
 from corollary.validate.records import Answer, Group, Line, Records
 
-SEALED = Theorem(label="seal", says="each line seals its text and the line before it by sha256", page="docs/guides/validate.md")  # fmt: skip
+SEALED = Theorem(label="seal", says="each line seals its text and the line before it by sha256", page="docs/guides/validate.md#what-a-run-records-for-it")  # fmt: skip
 MEANS = Theorem(label="B14", says="a step's metric is one weighted sum over its answers, however it was split")
 EDITED = "somebody or something changed the file after the run wrote it"
 RESTORE = "restore the file from a copy, or run again; do not use the changed numbers"

@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from corollary.config import load
-from corollary.errors import DataError
+from corollary.errors import DataError, StorageError
 from corollary.run.files import read_json
 from corollary.run.own_code import files
 from corollary.run.recipe import Recipe
@@ -174,7 +174,8 @@ def read(folder: Path) -> Records:
     """
     if not (folder / "config.yaml").is_file():
         raise DataError("is no run's folder: it holds no config.yaml", where=str(folder), hint="name one below runs/")
-    metrics, ledger = list(_lines(folder / "metrics.jsonl")), list(_lines(folder / "ledger.jsonl"))
+    ledger = list(_lines(folder / "ledger.jsonl"))  # first: a run under way writes it last
+    metrics = list(_lines(folder / "metrics.jsonl"))
     if not metrics:
         raise DataError("the run has no records yet: metrics.jsonl holds no step", where=str(folder))
     for line in metrics:
@@ -246,8 +247,16 @@ def _evaluations(folder: Path) -> dict[int, list[dict[str, Any]]]:
 
 def _sealed(folder: Path) -> dict[int, str]:
     """What the checkpoints that are left say of the ledger."""
-    states = [read_json(path) for path in sorted(folder.glob("step-*/state.json"))]
-    return {state["step"]: state["sealed"] for state in states if "sealed" in state}
+    found = {}
+    for path in sorted(folder.glob("step-*/state.json")):
+        try:
+            state = read_json(path)
+        except StorageError:
+            if path.exists():  # a run under way removes its old checkpoints
+                raise
+        else:
+            found |= {state["step"]: state["sealed"]} if "sealed" in state else {}
+    return found
 
 
 def _own_code(folder: Path, recipe: Recipe) -> str:

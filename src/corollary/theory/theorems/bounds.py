@@ -513,7 +513,7 @@ def _pairs(lab: Lab) -> tuple[Tensor, Tensor, Tensor]:
     """References, policies and rewards in [0, 1], `[M, 8]` each: random ones, near and far, and tilts of a fair coin."""
     m, k = 500, 8
     ref, other, rewards = lab.simplex("reference", m, k), lab.simplex("policy", m, k), lab.uniform("rewards", m, k)
-    near = lab.uniform("near", m, 1) ** 2
+    near = 0.02 + 0.98 * lab.uniform("near", m, 1) ** 2
     pi = (1 - near) * ref + near * other
     t = torch.logspace(-3, 0.5, 50, dtype=torch.float64)
     coin = torch.tensor([0.5, 0.5, *[1e-300] * (k - 2)], dtype=torch.float64).expand(50, k)

@@ -706,7 +706,8 @@ def clipping_whole_answers_is_a_lower_bound(lab: Lab, *, centred: bool = True, p
 def other_tokens_move_a_clipped_ratio(lab: Lab, *, alone: bool = False) -> Verdict:
     """d log π(a)/dη = r_b·|A_b|·w·(π(a) + π(b) - Σ_c π(c)²) along the step of a batch {a: clipped, A_a > 0; b: A_b < 0}
 
-    The clip has cut a's own gradient, and a's ratio rises all the same: pushing b down lifts every other token of the softmax.
+    The clip has cut a's own gradient, and a's ratio rises all the same where that is positive: unless a third token has nearly all of the
+    probability.
     Proof: the step is -w·r_b·|A_b|·∇logπ(b), and ⟨∇logπ(a), ∇logπ(b)⟩ = Σ_c π(c)² - π(a) - π(b) for a ≠ b.
     Experiment: a bandit, `ppo_clip`, r_a = 1.25; then 40 steps. The figure: r_a, beside 1 + ε.
     """

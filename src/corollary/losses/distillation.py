@@ -191,7 +191,7 @@ def teacher_advantage(teacher_logprobs: Tensor, logprobs: Tensor) -> Tensor:
         `[B, T]` nats, constant in the student.
 
     Source: Thinking Machines 2025, "On-policy distillation"; https://arxiv.org/abs/2601.02780.
-    Theory: docs/losses/advantage.md#teacher_advantage
+    Theory: docs/theory/estimators.md#teacher_advantage
 
     >>> teacher_advantage(torch.tensor([[-1.0]]), torch.tensor([[-3.0]]))
     tensor([[2.]])

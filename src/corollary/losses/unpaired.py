@@ -118,7 +118,7 @@ def kto_baseline(mismatched_logprobs: Tensor, mismatched_ref_logprobs: Tensor) -
         ValueError: there are fewer than 2: a single prompt has no other's answer.
 
     Source: Ethayarajh et al. 2024, https://arxiv.org/abs/2402.01306.
-    Theory: docs/theory/losses-preference.md#kto
+    Theory: docs/theory/estimators.md#kto_baseline
 
     >>> kto_baseline(torch.tensor([-1.0, -2.0]), torch.tensor([-2.0, -2.0]))
     tensor(0.5000)

@@ -39,7 +39,7 @@ def group_mean(rewards: Tensor) -> Tensor:
         ValueError: G < 2.
 
     Source: Liu et al. 2025 (Dr. GRPO), https://arxiv.org/abs/2503.20783.
-    Theory: docs/losses/advantage.md#group_mean
+    Theory: docs/theory/estimators.md#group_mean
 
     >>> group_mean(torch.tensor([[1.0, 0.0, 0.0, 0.0]]))
     tensor([[ 0.7500, -0.2500, -0.2500, -0.2500]])
@@ -63,7 +63,7 @@ def leave_one_out(rewards: Tensor) -> Tensor:
         ValueError: G < 2.
 
     Source: Kool et al. 2019; Ahmadian et al. 2024 (RLOO), https://arxiv.org/abs/2402.14740.
-    Theory: docs/losses/advantage.md#leave_one_out
+    Theory: docs/theory/estimators.md#leave_one_out
 
     >>> leave_one_out(torch.tensor([[1.0, 0.0, 0.0, 0.0]]))
     tensor([[ 1.0000, -0.3333, -0.3333, -0.3333]])
@@ -93,7 +93,7 @@ def group_std(rewards: Tensor, *, ddof: Literal[0, 1] = 1, eps: Positive = 1e-6)
         ValueError: G < 2, or a parameter is out of its range.
 
     Source: Shao et al. 2024 (GRPO), https://arxiv.org/abs/2402.03300.
-    Theory: docs/losses/advantage.md#group_std
+    Theory: docs/theory/estimators.md#group_std
 
     >>> group_std(torch.tensor([[0.2, 0.9, 0.4]]))
     tensor([[-0.8320,  1.1094, -0.2773]])
@@ -122,7 +122,7 @@ def leave_one_out_std(rewards: Tensor, *, eps: Positive = 1e-6) -> Tensor:
         ValueError: G < 2, or a parameter is out of its range.
 
     Source: NeMo RL, `use_leave_one_out_baseline` with `normalize_rewards`, https://github.com/NVIDIA-NeMo/RL.
-    Theory: docs/losses/advantage.md#leave_one_out_std
+    Theory: docs/theory/estimators.md#leave_one_out_std
 
     >>> leave_one_out_std(torch.tensor([[1.0, 0.0, 0.0, 0.0]]))
     tensor([[ 1.0000, -0.5773, -0.5773, -0.5773]])
@@ -156,7 +156,7 @@ def batch_std(rewards: Tensor, *, of: Literal["advantages", "rewards"] = "advant
 
     Source: of advantages: Hu et al. 2025 (REINFORCE++-baseline), https://arxiv.org/abs/2501.03262; of rewards:
         TRL, `scale_rewards="batch"`, https://huggingface.co/docs/trl/grpo_trainer.
-    Theory: docs/losses/advantage.md#batch_std
+    Theory: docs/theory/estimators.md#batch_std
 
     >>> batch_std(torch.tensor([[1.0, 0.0], [1.0, 1.0]]))
     tensor([[ 1.2247, -1.2247],
@@ -184,7 +184,7 @@ def remax(rewards: Tensor, greedy_rewards: Tensor) -> Tensor:
         `[P, G]`.
 
     Source: Li et al. 2023 (ReMax), https://arxiv.org/abs/2310.10505.
-    Theory: docs/losses/advantage.md#remax
+    Theory: docs/theory/estimators.md#remax
 
     >>> remax(torch.tensor([[1.0, 0.0], [1.0, 1.0]]), torch.tensor([1.0, 0.0]))
     tensor([[ 0., -1.],
@@ -213,7 +213,7 @@ def opo(rewards: Tensor, lengths: Tensor) -> Tensor:
         ValueError: G < 2.
 
     Source: Hao et al. 2025 (OPO), https://arxiv.org/abs/2505.23585.
-    Theory: docs/losses/advantage.md#opo
+    Theory: docs/theory/estimators.md#opo
 
     >>> opo(torch.tensor([[1.0, 0.0]]), torch.tensor([[3, 1]]))
     tensor([[ 0.2500, -0.7500]])
@@ -246,7 +246,7 @@ def gdpo(part_rewards: Tensor, *, weights: tuple[float, ...] = (), eps: Positive
         ValueError: G < 2, not one weight for each reward, or a parameter is out of its range.
 
     Source: Liu et al. 2026 (GDPO), https://arxiv.org/abs/2601.05242.
-    Theory: docs/losses/advantage.md#gdpo
+    Theory: docs/theory/estimators.md#gdpo
 
     >>> gdpo(torch.tensor([[[1.0, 0.0], [0.0, 0.0]], [[1.0, 1.0], [0.0, 0.0]]]))
     tensor([[ 0.5477, -0.5477],
@@ -285,7 +285,7 @@ def pass_at_k_advantage(rewards: Tensor, *, k: Count = 2) -> Tensor:
 
     Source: Tang et al. 2025, https://arxiv.org/abs/2503.19595; over subsets, for any reward, Walder and Karkhanis 2025,
         https://arxiv.org/abs/2505.15201.
-    Theory: docs/losses/advantage.md#pass_at_k_advantage
+    Theory: docs/theory/estimators.md#pass_at_k_advantage
 
     >>> pass_at_k_advantage(torch.tensor([[1.0, 1.0, 0.0, 0.0]]), k=2)
     tensor([[1.3333, 1.3333, 0.0000, 0.0000]])
@@ -324,7 +324,7 @@ def max_rl(rewards: Tensor) -> Tensor:
         ValueError: G < 2.
 
     Source: Tajwar et al. 2026, algorithm 1, https://arxiv.org/abs/2602.02710.
-    Theory: docs/losses/advantage.md#max_rl
+    Theory: docs/theory/estimators.md#max_rl
 
     >>> max_rl(torch.tensor([[1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]]))
     tensor([[ 3., -1., -1., -1.],
@@ -383,7 +383,7 @@ def difficulty_weight(p: float, *, group_size: Count | None = None, ddof: Litera
         ValueError: p outside [0, 1], G < 2, or p = 0 or 1 without a group size, where the limit is infinite.
 
     Source: Davis and Recht 2025, https://arxiv.org/abs/2510.13651.
-    Theory: docs/losses/metric.md#difficulty_weight
+    Theory: docs/theory/estimators.md#difficulty_weight
 
     >>> difficulty_weight(0.5), round(difficulty_weight(0.3, group_size=2, ddof=0), 12)
     (2.0, 1.0)
@@ -425,7 +425,7 @@ def overlong_penalty(lengths: Tensor, *, longest: Count = 20480, buffer: Count =
         ValueError: a parameter is out of its range.
 
     Source: Yu et al. 2025 (DAPO), eq. 13, https://arxiv.org/abs/2503.14476.
-    Theory: docs/losses/metric.md#overlong_penalty
+    Theory: docs/theory/estimators.md#overlong_penalty
 
     >>> overlong_penalty(torch.tensor([16384.0, 18432.0, 20480.0, 24576.0]), longest=20480, buffer=4096)
     tensor([ 0.0000, -0.5000, -1.0000, -1.0000])

@@ -32,7 +32,7 @@ def total_variation_bound(kl: float) -> float:
         ValueError: KL is negative.
 
     Source: Pinsker 1960; Bretagnolle and Huber 1979, as compared by Canonne 2022, https://arxiv.org/abs/2202.07198.
-    Theory: docs/losses/metric.md#total_variation_bound
+    Theory: docs/theory/estimators.md#total_variation_bound
 
     >>> round(total_variation_bound(0.02), 6), round(total_variation_bound(10.0), 6)
     (0.1, 0.999977)
@@ -58,7 +58,7 @@ def reward_gap(kl: float, *, reward_range: Positive = 1.0) -> float:
         ValueError: KL is negative, or a parameter is out of its range.
 
     Source: Pinsker 1960; Bretagnolle and Huber 1979, as compared by Canonne 2022, https://arxiv.org/abs/2202.07198.
-    Theory: docs/losses/metric.md#reward_gap
+    Theory: docs/theory/estimators.md#reward_gap
 
     >>> round(reward_gap(0.02, reward_range=2.0), 6)
     0.2
@@ -86,7 +86,7 @@ def gain_at_kl(kl: float, *, sigma: Positive = 0.5) -> float:
         ValueError: KL is negative, or a parameter is out of its range.
 
     Source: Donsker and Varadhan 1975 with Hoeffding's lemma; Mroueh 2024, https://arxiv.org/abs/2406.05883.
-    Theory: docs/losses/metric.md#gain_at_kl
+    Theory: docs/theory/estimators.md#gain_at_kl
 
     >>> gain_at_kl(2.0)
     1.0
@@ -117,7 +117,7 @@ def true_reward_floor(proxy_reward: float, proxy_bias: float, kl: float, *, sigm
         ValueError: KL is negative, or a parameter is out of its range.
 
     Source: Mroueh 2024, https://arxiv.org/abs/2406.05883; its limits: Kwa et al. 2024, https://arxiv.org/abs/2407.14503.
-    Theory: docs/losses/metric.md#true_reward_floor
+    Theory: docs/theory/estimators.md#true_reward_floor
 
     >>> round(true_reward_floor(0.9, 0.1, 0.02, sigma=0.5), 12)
     0.7
@@ -148,7 +148,7 @@ def update_floor(
         ValueError: a parameter is out of its range.
 
     Source: Kakade and Langford 2002, and a coupling over T steps; the discounted form is `trpo_floor`.
-    Theory: docs/losses/metric.md#update_floor
+    Theory: docs/theory/estimators.md#update_floor
 
     >>> round(update_floor(0.1, horizon=10, tv=0.01), 6)
     0.082
@@ -175,7 +175,7 @@ def trpo_floor(surrogate: float, kl: float, *, gamma: Discount = 0.99, max_advan
         ValueError: KL is negative, or a parameter is out of its range.
 
     Source: Schulman et al. 2015 (TRPO), theorem 1, https://arxiv.org/abs/1502.05477.
-    Theory: docs/losses/metric.md#trpo_floor
+    Theory: docs/theory/estimators.md#trpo_floor
 
     >>> trpo_floor(0.1, 0.001, gamma=0.5)
     0.092
@@ -205,7 +205,7 @@ def cpo_floor(
         ValueError: a distance is negative, or a parameter is out of its range.
 
     Source: Achiam et al. 2017 (CPO), corollary 1, https://arxiv.org/abs/1705.10528.
-    Theory: docs/losses/metric.md#cpo_floor
+    Theory: docs/theory/estimators.md#cpo_floor
 
     >>> cpo_floor(0.1, 0.01, gamma=0.5, max_expected_advantage=0.5)
     0.08
@@ -231,7 +231,7 @@ def best_of_n_kl(n: int) -> float:
 
     Source: Stiennon et al. 2020, https://arxiv.org/abs/2009.01325; as a bound Beirami et al. 2024,
         https://arxiv.org/abs/2401.01879.
-    Theory: docs/losses/metric.md#best_of_n_kl
+    Theory: docs/theory/estimators.md#best_of_n_kl
 
     >>> round(best_of_n_kl(16), 6)
     1.835089
@@ -253,7 +253,7 @@ def best_of_n_win_rate(n: int) -> float:
         ValueError: n < 1.
 
     Source: Beirami et al. 2024, https://arxiv.org/abs/2401.01879.
-    Theory: docs/losses/metric.md#best_of_n_win_rate
+    Theory: docs/theory/estimators.md#best_of_n_win_rate
 
     >>> best_of_n_win_rate(3)
     0.75
@@ -285,7 +285,7 @@ def clip_range_kl(
         ValueError: a parameter is out of its range.
 
     Source: derived here: KL is convex in the ratio, so the extreme puts all mass on the two ends with mean ratio 1.
-    Theory: docs/losses/metric.md#clip_range_kl
+    Theory: docs/theory/estimators.md#clip_range_kl
 
     >>> round(clip_range_kl(clip_low=0.2, clip_high=0.28), 6), round(clip_range_kl(), 4)
     (0.027525, 0.0201)
@@ -312,7 +312,7 @@ def importance_second_moment(renyi2: float, *, max_abs: Positive = 1.0) -> float
         ValueError: D₂ is negative, or a parameter is out of its range.
 
     Source: Cortes et al. 2010; Metelli et al. 2018, https://arxiv.org/abs/1809.06098.
-    Theory: docs/losses/metric.md#importance_second_moment
+    Theory: docs/theory/estimators.md#importance_second_moment
 
     >>> importance_second_moment(0.0, max_abs=3.0)
     9.0
@@ -336,7 +336,7 @@ def truncation_bias(renyi2: float, *, cap: Positive = 2.0, max_abs: Positive = 1
         ValueError: D₂ is negative, or a parameter is out of its range.
 
     Source: Ionides 2008, https://doi.org/10.1198/106186008X320456, for the first step; the second is (w - C)₊ ≤ w²/4C.
-    Theory: docs/losses/metric.md#truncation_bias
+    Theory: docs/theory/estimators.md#truncation_bias
 
     >>> truncation_bias(0.0, cap=2.0)
     0.125
@@ -359,7 +359,7 @@ def truncated_second_moment(*, cap: Positive = 2.0, max_abs: Positive = 1.0) -> 
         ValueError: a parameter is out of its range.
 
     Source: Ionides 2008, https://doi.org/10.1198/106186008X320456; min(w, C)² ≤ C·w.
-    Theory: docs/losses/metric.md#truncated_second_moment
+    Theory: docs/theory/estimators.md#truncated_second_moment
 
     >>> truncated_second_moment(cap=2.0, max_abs=3.0)
     18.0
@@ -381,7 +381,7 @@ def best_truncation_cap(samples: int, renyi2: float = 0.0) -> float:
         ValueError: N < 1, or D₂ is negative.
 
     Source: derived here from `truncation_bias` and `truncated_second_moment`.
-    Theory: docs/losses/metric.md#best_truncation_cap
+    Theory: docs/theory/estimators.md#best_truncation_cap
 
     >>> [round(best_truncation_cap(n), 9) for n in (64, 512, 4096)]
     [2.0, 4.0, 8.0]
@@ -405,7 +405,7 @@ def expected_sample_size(samples: int, renyi2: float) -> float:
         ValueError: N < 1, or D₂ is negative.
 
     Source: Metelli et al. 2018, https://arxiv.org/abs/1809.06098; measured by `effective_sample_size`.
-    Theory: docs/losses/metric.md#expected_sample_size
+    Theory: docs/theory/estimators.md#expected_sample_size
 
     >>> round(expected_sample_size(1000, 100 * 0.0155))    # a hundred tokens
     212
@@ -429,7 +429,7 @@ def informative_share(p: float, *, group_size: Annotated[int, Field(ge=2)] = 8) 
         ValueError: p outside [0, 1], or a parameter is out of its range.
 
     Source: Yu et al. 2025 (DAPO: dynamic sampling), https://arxiv.org/abs/2503.14476.
-    Theory: docs/losses/metric.md#informative_share
+    Theory: docs/theory/estimators.md#informative_share
 
     >>> round(informative_share(0.05), 2), round(informative_share(0.1), 2), round(informative_share(0.5), 2)
     (0.34, 0.57, 0.99)
@@ -456,7 +456,7 @@ def leave_one_out_noise(p: float, *, group_size: Annotated[int, Field(ge=2)] = 8
         ValueError: p outside [0, 1], or a parameter is out of its range.
 
     Source: derived here, by the variance of a U-statistic.
-    Theory: docs/losses/metric.md#leave_one_out_noise
+    Theory: docs/theory/estimators.md#leave_one_out_noise
 
     >>> round(leave_one_out_noise(0.1), 3), round(leave_one_out_noise(0.1, group_size=16), 3)
     (0.666, 0.652)
@@ -485,7 +485,7 @@ def kl_coefficient(kl: float, *, sigma: Positive = 0.5) -> float:
         ValueError: KL is not above 0, or a parameter is out of its range.
 
     Source: derived here from the optimum ref·e^{r/β}; Rafailov et al. 2023, https://arxiv.org/abs/2305.18290.
-    Theory: docs/losses/metric.md#kl_coefficient
+    Theory: docs/theory/estimators.md#kl_coefficient
 
     >>> kl_coefficient(2.0, sigma=1.0), round(kl_coefficient(10.0, sigma=1.0), 3)
     (0.5, 0.224)
@@ -514,7 +514,7 @@ def optimum_kl(rewards: Sequence[float], beta: float) -> float:
         ValueError: no rewards, or β is not above 0.
 
     Source: Ziebart 2010; Rafailov et al. 2023, https://arxiv.org/abs/2305.18290.
-    Theory: docs/losses/metric.md#optimum_kl
+    Theory: docs/theory/estimators.md#optimum_kl
 
     >>> round(optimum_kl([0.0, 1.0], 1.0), 6)
     0.110944
@@ -545,7 +545,7 @@ def kl_coefficient_of(rewards: Sequence[float], kl: float) -> float:
         ValueError: rewards that cannot show that KL.
 
     Source: derived here from `optimum_kl`.
-    Theory: docs/losses/metric.md#kl_coefficient_of
+    Theory: docs/theory/estimators.md#kl_coefficient_of
 
     >>> round(kl_coefficient_of([0.0, 1.0], 0.110944), 4)
     1.0
@@ -579,7 +579,7 @@ def learning_rate_for_kl(lr: float, measured_kl: float, target_kl: float) -> flo
 
     Source: the second-order expansion of KL by the Fisher information, Amari 1998,
         https://doi.org/10.1162/089976698300017746.
-    Theory: docs/losses/metric.md#learning_rate_for_kl
+    Theory: docs/theory/estimators.md#learning_rate_for_kl
 
     >>> learning_rate_for_kl(1e-6, 0.04, 0.01)
     5e-07
@@ -606,7 +606,7 @@ def selection_bias(candidates: int, *, sigma: NonNegative = 1.0) -> float:
         ValueError: N < 1, or a parameter is out of its range.
 
     Source: the maximal inequality of sub-Gaussian variables, Boucheron et al. 2013, theorem 2.5.
-    Theory: docs/losses/metric.md#selection_bias
+    Theory: docs/theory/estimators.md#selection_bias
 
     >>> round(selection_bias(16, sigma=0.03), 4)
     0.0706

@@ -46,6 +46,7 @@ def calibration(margins: Sequence[float], *, bins: int = 5, least: int = 10) -> 
 
     Source: Naeini et al. 2015, https://doi.org/10.1609/aaai.v29i1.9602 (bins of equal mass: Nixon et al. 2019,
         https://arxiv.org/abs/1904.01685).
+    Theory: docs/theory/estimators.md#calibration
 
     >>> told = calibration([2.0, 2.0, -2.0, 0.0, 0.0], bins=2, least=2)
     >>> [(b.pairs, round(b.predicted, 2), round(b.observed.estimate, 2)) for b in told.bins]

@@ -62,7 +62,7 @@ def pass_at_k(samples: int, correct: int, k: int) -> float:
         ValueError: k > n, where no unbiased estimate exists, or counts that cannot be.
 
     Source: Chen et al. 2021, eq. 1, https://arxiv.org/abs/2107.03374.
-    Theory: docs/losses/metric.md#pass_at_k
+    Theory: docs/theory/estimators.md#pass_at_k
 
     >>> pass_at_k(10, 3, 1)
     0.3
@@ -89,7 +89,7 @@ def pass_hat_k(samples: int, correct: int, k: int) -> float:
         ValueError: k > n, or counts that cannot be.
 
     Source: Yao et al. 2024 (τ-bench), section 3, https://arxiv.org/abs/2406.12045.
-    Theory: docs/losses/metric.md#pass_hat_k
+    Theory: docs/theory/estimators.md#pass_hat_k
 
     >>> round(pass_hat_k(10, 3, 2), 12)
     0.066666666667
@@ -100,7 +100,7 @@ def pass_hat_k(samples: int, correct: int, k: int) -> float:
 
 @declares(family="metric")
 def pass_at_k_plug_in(samples: int, correct: int, k: int) -> float:
-    """pass@k of the measured share of right answers. Biased: too low in expectation, by up to 0.06 at n = 12, k = 5.
+    """pass@k of the measured share of right answers. Biased: too low in expectation, by up to 0.07 at n = 12, k = 5.
 
         1 - (1 - c/n)^k
 
@@ -115,7 +115,7 @@ def pass_at_k_plug_in(samples: int, correct: int, k: int) -> float:
         ValueError: counts that cannot be.
 
     Source: Chen et al. 2021, appendix A, https://arxiv.org/abs/2107.03374.
-    Theory: docs/losses/metric.md#pass_at_k_plug_in
+    Theory: docs/theory/estimators.md#pass_at_k_plug_in
 
     >>> round(pass_at_k_plug_in(10, 3, 4), 12)
     0.7599
@@ -142,7 +142,7 @@ def pass_at_k_interval(samples: int, correct: int, k: int, *, confidence: Confid
         ValueError: k > n, or counts that cannot be.
 
     Source: Clopper and Pearson 1934, https://doi.org/10.1093/biomet/26.4.404, under a monotone map.
-    Theory: docs/losses/metric.md#pass_at_k_interval
+    Theory: docs/theory/estimators.md#pass_at_k_interval
 
     >>> found = pass_at_k_interval(10, 3, 4)
     >>> round(found.estimate, 4), round(found.low, 4), round(found.high, 4)
@@ -170,7 +170,7 @@ def clopper_pearson(correct: int, total: int, *, confidence: Confidence = 0.95) 
         ValueError: n < 1, or c outside 0 … n.
 
     Source: Clopper and Pearson 1934, https://doi.org/10.1093/biomet/26.4.404.
-    Theory: docs/losses/metric.md#clopper_pearson
+    Theory: docs/theory/estimators.md#clopper_pearson
 
     >>> found = clopper_pearson(0, 10)
     >>> found.low, round(found.high, 4)
@@ -199,7 +199,7 @@ def fraction_interval(fractions: Sequence[float], *, confidence: Confidence = 0.
         ValueError: fewer than 2 values, or one outside [0, 1].
 
     Source: Korn and Graubard 1998, Survey Methodology 24, 193-201.
-    Theory: docs/losses/metric.md#fraction_interval
+    Theory: docs/theory/estimators.md#fraction_interval
 
     >>> found = fraction_interval([0.0, 0.5, 1.0, 0.5])
     >>> found.estimate, round(found.low, 3), round(found.high, 3)
@@ -230,7 +230,7 @@ def hoeffding(fractions: Sequence[float], *, confidence: Confidence = 0.95) -> I
         ValueError: no values, or one outside [0, 1].
 
     Source: Hoeffding 1963, https://doi.org/10.1080/01621459.1963.10500830.
-    Theory: docs/losses/metric.md#hoeffding
+    Theory: docs/theory/estimators.md#hoeffding
 
     >>> found = hoeffding([1.0, 0.0] * 50)
     >>> found.estimate, round(found.low, 4), round(found.high, 4)
@@ -254,7 +254,7 @@ def empirical_bernstein(fractions: Sequence[float], *, confidence: Confidence = 
         ValueError: fewer than 2 values, or one outside [0, 1].
 
     Source: Maurer and Pontil 2009, theorem 4 on either side, https://arxiv.org/abs/0907.3740.
-    Theory: docs/losses/metric.md#empirical_bernstein
+    Theory: docs/theory/estimators.md#empirical_bernstein
 
     >>> found = empirical_bernstein([0.5] * 1000)
     >>> found.estimate, round(found.low, 4), round(found.high, 4)
@@ -276,7 +276,7 @@ def perplexity(nll: float) -> float:
         nll: nats per token, the mean over all tokens of the set; not a mean of means.
 
     Source: Jelinek et al. 1977, https://doi.org/10.1121/1.2016299.
-    Theory: docs/losses/metric.md#perplexity
+    Theory: docs/theory/estimators.md#perplexity
 
     >>> round(perplexity(math.log(8)), 9)
     8.0
@@ -308,7 +308,7 @@ def paired_proportions(
         ValueError: no prompts, or not the same number of them.
 
     Source: Tango 1998, https://doi.org/10.1002/(SICI)1097-0258(19980430)17:8<891::AID-SIM780>3.0.CO;2-B.
-    Theory: docs/losses/metric.md#paired_proportions
+    Theory: docs/theory/estimators.md#paired_proportions
 
     >>> change = paired_proportions([True] * 8 + [False] * 13, [True] * 1 + [False] * 19 + [True])
     >>> round(change.estimate, 3), round(change.low, 3), round(change.high, 3), round(change.p_value, 4)
@@ -353,7 +353,7 @@ def mcnemar_exact(gained: int, lost: int) -> float:
         lost: c, prompts right before and wrong after.
 
     Source: McNemar 1947, https://doi.org/10.1007/BF02295996, in its exact form.
-    Theory: docs/losses/metric.md#mcnemar_exact
+    Theory: docs/theory/estimators.md#mcnemar_exact
 
     >>> mcnemar_exact(7, 1)
     0.0703125
@@ -383,7 +383,7 @@ def paired_means(before: Sequence[float], after: Sequence[float], *, confidence:
         ValueError: fewer than 2 prompts, not the same number of them, or a value outside [0, 1].
 
     Source: Student 1908; the edge is the score bound of an event seen 0 times in n (Wilson 1927).
-    Theory: docs/losses/metric.md#paired_means
+    Theory: docs/theory/estimators.md#paired_means
 
     >>> change = paired_means([0.0, 0.25, 0.5, 0.25], [0.5, 0.5, 0.5, 0.75])
     >>> change.estimate, round(change.low, 4), round(change.high, 4)
@@ -418,7 +418,7 @@ def effective_sample_size(weights: Tensor, *, dim: int = -1) -> Tensor:
         ValueError: no samples, a weight that is negative or not finite, or only zeros.
 
     Source: Kish 1965; as a diagnostic of importance sampling Liu 1996, https://doi.org/10.1007/BF00162521.
-    Theory: docs/losses/metric.md#effective_sample_size
+    Theory: docs/theory/estimators.md#effective_sample_size
 
     >>> effective_sample_size(torch.tensor([1.0, 2.0, 3.0]))
     tensor(2.5714)
@@ -444,8 +444,9 @@ def log_effective_sample_size(log_weights: Tensor, *, dim: int = -1) -> Tensor:
 
     Raises:
         ValueError: no samples, NaN or +inf, or every weight 0.
+
     Source: Kish 1965; as a diagnostic of importance sampling Liu 1996, https://doi.org/10.1007/BF00162521.
-    Theory: docs/losses/metric.md#log_effective_sample_size
+    Theory: docs/theory/estimators.md#log_effective_sample_size
 
     >>> log_effective_sample_size(torch.tensor([0.5, -0.2, 0.1]))
     tensor(2.7687)

@@ -159,7 +159,7 @@ def kl_exact(logits: Tensor, ref_logits: Tensor) -> Tensor:
         `[...]` nats, in float32 at least; infinite where the policy allows what the reference forbids.
 
     Source: Kullback and Leibler 1951, https://doi.org/10.1214/aoms/1177729694.
-    Theory: docs/losses/metric.md#kl_exact
+    Theory: docs/theory/estimators.md#kl_exact
 
     >>> kl_exact(torch.tensor([0.5, 0.5]).log(), torch.tensor([0.9, 0.1]).log())
     tensor(0.5108)
@@ -184,7 +184,7 @@ def entropy_exact(logits: Tensor) -> Tensor:
         `[...]` nats, between 0 and log V, in float32 at least.
 
     Source: Shannon 1948, https://doi.org/10.1002/j.1538-7305.1948.tb01338.x.
-    Theory: docs/losses/metric.md#entropy_exact
+    Theory: docs/theory/estimators.md#entropy_exact
 
     >>> entropy_exact(torch.zeros(4))                      # log 4
     tensor(1.3863)

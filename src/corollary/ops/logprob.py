@@ -32,6 +32,8 @@ def logprobs_of(
         entropy_gradient: whether the entropy carries gradient, as an entropy bonus needs.
         mean_logprobs: whether the mean over the vocabulary is computed, as label smoothing needs.
 
+    Theory: docs/theory/estimators.md#logprobs_of
+
     >>> lp, h, _ = logprobs_of(torch.zeros(1, 4), torch.tensor([2]))
     >>> round(lp.item(), 4), round(h.item(), 4)
     (-1.3863, 1.3863)

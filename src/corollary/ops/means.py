@@ -22,6 +22,7 @@ def mean_interval(values: Sequence[float], *, confidence: float = 0.95) -> Inter
         ValueError: fewer than 2 values.
 
     Source: Student 1908.
+    Theory: docs/theory/estimators.md#mean_interval
 
     >>> found = mean_interval([1.0, 2.0, 3.0])
     >>> found.estimate, round(found.low, 3), round(found.high, 3)

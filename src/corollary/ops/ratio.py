@@ -57,6 +57,7 @@ def geometric_ratio(logprobs: Tensor, old_logprobs: Tensor, trained: Tensor) -> 
         trained: `[B, T]` bool; whatever stands at the other tokens, NaN included, changes neither value nor gradient.
 
     Source: Zheng et al. 2025 (GSPO), https://arxiv.org/abs/2507.18071.
+    Theory: docs/theory/estimators.md#geometric_ratio
 
     >>> ratios = torch.tensor([[4.0, 1.0, torch.nan]])
     >>> geometric_ratio(ratios.log(), torch.zeros(1, 3), torch.tensor([[True, True, False]]))
@@ -95,7 +96,7 @@ def uncorrected(old_logprobs: Tensor) -> Tensor:
         old_logprobs: `[B, T]` nats, of the trainer's policy before the update.
 
     Source: Schulman et al. 2017, https://arxiv.org/abs/1707.06347: PPO itself, whose old policy is its sampler.
-    Theory: docs/losses/correction.md#uncorrected
+    Theory: docs/theory/estimators.md#uncorrected
 
     >>> uncorrected(torch.tensor([-1.0, -2.0]))
     tensor([1., 1.])
@@ -122,7 +123,7 @@ def tis(old_logprobs: Tensor, sampler_logprobs: Tensor, *, cap: Positive = 2.0) 
 
     Source: Ionides 2008; for a sampler of other precision Yao et al. 2025, "Your efficient RL framework secretly brings you
         off-policy RL training".
-    Theory: docs/losses/correction.md#tis
+    Theory: docs/theory/estimators.md#tis
 
     >>> tis(torch.tensor([0.4, 1.0, 2.5]).log(), torch.zeros(3), cap=2.0)
     tensor([0.4000, 1.0000, 2.0000])
@@ -148,7 +149,7 @@ def mis(old_logprobs: Tensor, sampler_logprobs: Tensor, *, cap: Positive = 2.0) 
         ValueError: a parameter is out of its range.
 
     Source: Liu, Li et al. 2025, "When speed kills stability: demystifying RL collapse from the training-inference mismatch".
-    Theory: docs/losses/correction.md#mis
+    Theory: docs/theory/estimators.md#mis
 
     >>> mis(torch.tensor([0.4, 1.0, 2.5]).log(), torch.zeros(3), cap=2.0)
     tensor([0.4000, 1.0000, 0.0000])
@@ -176,7 +177,7 @@ def icepop(old_logprobs: Tensor, sampler_logprobs: Tensor, *, low: NonNegative =
         ValueError: a parameter is out of its range.
 
     Source: Ling team 2025 (Ring-1T), https://arxiv.org/abs/2510.18855.
-    Theory: docs/losses/correction.md#icepop
+    Theory: docs/theory/estimators.md#icepop
 
     >>> icepop(torch.tensor([0.4, 1.0, 2.5, 6.0]).log(), torch.zeros(4))
     tensor([0.0000, 1.0000, 2.5000, 0.0000])
@@ -207,7 +208,7 @@ def sequence_product(
         ValueError: a parameter is out of its range.
 
     Source: Precup et al. 2000, "Eligibility traces for off-policy policy evaluation"; the cap as in `tis`.
-    Theory: docs/losses/correction.md#sequence_product
+    Theory: docs/theory/estimators.md#sequence_product
 
     >>> sequence_product(torch.tensor([[6.0, 0.5]]).log(), torch.zeros(1, 2), torch.tensor([[True, True]]))
     tensor([[3., 3.]])
@@ -246,7 +247,7 @@ def sequence_mask(
         ValueError: a parameter is out of its range.
 
     Source: NeMo RL, `truncated_importance_sampling_type: seq-mask-tis`, https://github.com/NVIDIA-NeMo/RL.
-    Theory: docs/losses/correction.md#sequence_mask
+    Theory: docs/theory/estimators.md#sequence_mask
 
     >>> weights = torch.tensor([[2.0, 0.5], [2.0, 1.0]])  # geometric means 1 and √2
     >>> sequence_mask(weights.log(), torch.zeros(2, 2), torch.ones(2, 2, dtype=torch.bool))

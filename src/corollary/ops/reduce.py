@@ -31,7 +31,7 @@ def token_mean(trained: Tensor) -> Tensor:
         ValueError: no token is trained on.
 
     Source: Yu et al. 2025 (DAPO), https://arxiv.org/abs/2503.14476; usual in supervised fine-tuning.
-    Theory: docs/losses/average.md#token_mean
+    Theory: docs/theory/estimators.md#token_mean
 
     >>> import torch
     >>> token_mean(torch.tensor([[True, True, True], [True, False, False]]))[0]
@@ -59,7 +59,7 @@ def sequence_mean(trained: Tensor) -> Tensor:
         ValueError: no token is trained on.
 
     Source: Shao et al. 2024 (GRPO), https://arxiv.org/abs/2402.03300.
-    Theory: docs/losses/average.md#sequence_mean
+    Theory: docs/theory/estimators.md#sequence_mean
 
     >>> import torch
     >>> sequence_mean(torch.tensor([[True, True, True], [True, False, False]])).sum(dim=1)
@@ -85,7 +85,7 @@ def sequence_sum(trained: Tensor) -> Tensor:
         ValueError: no token is trained on.
 
     Source: Williams 1992 (REINFORCE), https://doi.org/10.1007/BF00992696.
-    Theory: docs/losses/average.md#sequence_sum
+    Theory: docs/theory/estimators.md#sequence_sum
 
     >>> import torch
     >>> sequence_sum(torch.tensor([[True, True, True], [True, False, False]])).sum().item()
@@ -112,7 +112,7 @@ def constant(trained: Tensor, *, length: Annotated[int, Field(ge=1)]) -> Tensor:
         ValueError: no token is trained on, or a parameter is out of its range.
 
     Source: Liu et al. 2025 (Dr. GRPO), https://arxiv.org/abs/2503.20783.
-    Theory: docs/losses/average.md#constant
+    Theory: docs/theory/estimators.md#constant
 
     >>> import torch
     >>> constant(torch.tensor([[True, True, True], [True, False, False]]), length=4)[1]
@@ -140,7 +140,7 @@ def pair_mean(trained: Tensor) -> Tensor:
         ValueError: an odd number of rows, or no pair with a trained token in both.
 
     Source: Rafailov et al. 2023 (DPO: one mean over pairs), https://arxiv.org/abs/2305.18290.
-    Theory: docs/losses/average.md#pair_mean
+    Theory: docs/theory/estimators.md#pair_mean
 
     >>> import torch
     >>> pair_mean(torch.tensor([[True, True, True], [True, False, False]])).sum(dim=1)
@@ -181,6 +181,8 @@ def token_weights(trained: Tensor, average: Variant) -> Tensor:
 
     Raises:
         ValueError: no token is trained on, so no average exists; or the average gave something else than `[B, T]` weights.
+
+    Theory: docs/theory/estimators.md#averaging
 
     >>> import torch
     >>> trained = torch.tensor([[True, True, True], [True, False, False]])

@@ -34,7 +34,7 @@ def reward_to_go(rewards: Tensor, trained: Tensor, *, gamma: Probability = 1.0) 
         ValueError: a parameter is out of its range.
 
     Source: Sutton and Barto 2018, eq. 3.8, http://incompleteideas.net/book/the-book-2nd.html.
-    Theory: docs/losses/advantage.md#reward_to_go
+    Theory: docs/theory/estimators.md#reward_to_go
 
     >>> reward_to_go(torch.tensor([[0.0, 0.0, 1.0]]), torch.tensor([[True, False, True]]), gamma=0.5)
     tensor([[0.5000, 0.0000, 1.0000]])
@@ -75,7 +75,7 @@ def gae(
         ValueError: a parameter is out of its range.
 
     Source: Schulman et al. 2016, https://arxiv.org/abs/1506.02438.
-    Theory: docs/losses/advantage.md#gae
+    Theory: docs/theory/estimators.md#gae
 
     >>> trained = torch.ones(1, 2, dtype=torch.bool)
     >>> gae(torch.tensor([[0.0, 1.0]]), torch.tensor([[0.5, 0.5]]), trained, lam=0.5)    # δ = 0, ½
@@ -115,7 +115,7 @@ def length_adaptive_gae(
         ValueError: a parameter is out of its range.
 
     Source: Yue et al. 2025 (VAPO), https://arxiv.org/abs/2504.05118.
-    Theory: docs/losses/advantage.md#length_adaptive_gae
+    Theory: docs/theory/estimators.md#length_adaptive_gae
 
     >>> trained = torch.ones(1, 2, dtype=torch.bool)
     >>> length_adaptive_gae(torch.tensor([[0.0, 1.0]]), torch.tensor([[0.5, 0.5]]), trained, alpha=1.0)  # λ = ½
@@ -154,7 +154,7 @@ def lambda_returns(
         ValueError: a parameter is out of its range.
 
     Source: Schulman et al. 2016, https://arxiv.org/abs/1506.02438.
-    Theory: docs/losses/advantage.md#lambda_returns
+    Theory: docs/theory/estimators.md#lambda_returns
 
     >>> trained = torch.ones(1, 2, dtype=torch.bool)
     >>> lambda_returns(torch.tensor([[0.0, 1.0]]), torch.tensor([[0.5, 0.5]]), trained, lam=0.5)
@@ -201,7 +201,7 @@ def vtrace(
         ValueError: a parameter is out of its range.
 
     Source: Espeholt et al. 2018 (IMPALA), https://arxiv.org/abs/1802.01561.
-    Theory: docs/losses/advantage.md#vtrace
+    Theory: docs/theory/estimators.md#vtrace
 
     >>> r, v, same, trained = torch.tensor([[0.0, 1.0]]), torch.tensor([[0.5, 0.5]]), torch.zeros(1, 2), torch.ones(1, 2) > 0
     >>> vtrace(r, v, same, same, trained)                  # on-policy: GAE with λ = 1
@@ -250,7 +250,7 @@ def vtrace_returns(
         ValueError: a parameter is out of its range.
 
     Source: Espeholt et al. 2018 (IMPALA), https://arxiv.org/abs/1802.01561.
-    Theory: docs/losses/advantage.md#vtrace_returns
+    Theory: docs/theory/estimators.md#vtrace_returns
 
     >>> r, v, same, trained = torch.tensor([[0.0, 1.0]]), torch.tensor([[0.5, 0.5]]), torch.zeros(1, 2), torch.ones(1, 2) > 0
     >>> vtrace_returns(r, v, same, same, trained)
@@ -283,7 +283,7 @@ def whiten(
         ValueError: a parameter is out of its range.
 
     Source: Andrychowicz et al. 2020, https://arxiv.org/abs/2006.05990.
-    Theory: docs/losses/advantage.md#whiten
+    Theory: docs/theory/estimators.md#whiten
 
     >>> whiten(torch.tensor([[1.0, 3.0, 9.0]]), torch.tensor([[True, True, False]]), ddof=0)
     tensor([[-1.,  1.,  0.]])
@@ -333,7 +333,7 @@ def reinforce_plus_plus(
         ValueError: a group's mean of rewards that are not `[P, G]`, or a parameter is out of its range.
 
     Source: Hu et al. 2025, https://arxiv.org/abs/2501.03262.
-    Theory: docs/losses/advantage.md#reinforce_plus_plus
+    Theory: docs/theory/estimators.md#reinforce_plus_plus
 
     >>> lp, trained = torch.zeros(2, 1), torch.ones(2, 1) > 0
     >>> reinforce_plus_plus(torch.tensor([[1.0, 0.0]]), lp, lp, trained)
@@ -381,7 +381,7 @@ def kl_penalised_returns(
         ValueError: a parameter is out of its range.
 
     Source: Hu et al. 2025, https://arxiv.org/abs/2501.03262.
-    Theory: docs/losses/advantage.md#kl_penalised_returns
+    Theory: docs/theory/estimators.md#kl_penalised_returns
 
     >>> lp, ref = torch.tensor([[-1.0, -2.0]]), torch.tensor([[-1.5, -2.0]])
     >>> kl_penalised_returns(torch.tensor([1.0]), lp, ref, torch.ones(1, 2) > 0, beta=0.5)

@@ -220,8 +220,9 @@ class Runner:
                 raise PageError(f"{self.path}:{block.line}: theorem {found.label} {proof.verdict}, twins {proof.twins}")
             sign = "≥" if proof.verdict.least else "≤"
             twins = "; ".join(f"{phrase}: {_short(v.measured)}" for phrase, v in proof.twins)
+            label = f"<strong>{html.escape(found.label)}</strong> " if found.label != found.name else ""
             rows = [
-                f"<p class='theorem-name'><strong>{html.escape(found.label)}</strong> {html.escape(found.name.replace('_', ' '))}</p>",
+                f"<p class='theorem-name'>{label}{html.escape(found.name.replace('_', ' '))}</p>",
                 f"<pre>{html.escape(found.statement)}</pre>",
                 f"<p>{html.escape('Conditions: ' + found.conditions)}</p>" if found.conditions else "",
                 f"<p>Measured {_short(proof.verdict.measured)} {sign} {_short(proof.verdict.bound)}. "

@@ -13,7 +13,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from book.page import blocks, pages
+from book.page import blocks, pages, sections
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 
@@ -93,20 +93,6 @@ def test_no_error_planted_in_a_formula_goes_unnoticed(page: Path) -> None:
 
 
 # Code and pages hang together.
-
-
-def slug(heading: str) -> str:
-    """The anchor of a heading, as GitHub and MyST make it."""
-    plain = re.sub(r"[`*]|\{m\}|\$", "", heading.strip().lower())
-    return re.sub(r"[^\w\- ]", "", plain).replace(" ", "-")
-
-
-def sections(page: Path) -> dict[str, str]:
-    """Anchor → text of each `##` section."""
-    text = "".join(b.source for b in blocks(page.read_text()) if b.kind != "fence")
-    outside = re.sub(r"^```.*?^```$", lambda m: m[0].replace("\n## ", "\n\\## "), text, flags=re.MULTILINE | re.DOTALL)
-    parts = re.split(r"^## +(.+)$", outside, flags=re.MULTILINE)
-    return {slug(head): body for head, body in zip(parts[1::2], parts[2::2], strict=True)}
 
 
 SECTIONS = {f"{page.name}#{anchor}": text for page in PAGES for anchor, text in sections(page).items()}

@@ -300,6 +300,20 @@ def pages(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("*.md") if not path.stem.isupper())
 
 
+def slug(heading: str) -> str:
+    """The anchor of a heading, as GitHub and MyST make it."""
+    plain = re.sub(r"[`*]|\{m\}|\$", "", heading.strip().lower())
+    return re.sub(r"[^\w\- ]", "", plain).replace(" ", "-")
+
+
+def sections(page: Path) -> dict[str, str]:
+    """Anchor → text of each `##` section."""
+    text = "".join(b.source for b in blocks(page.read_text()) if b.kind != "fence")
+    outside = re.sub(r"^```.*?^```$", lambda m: m[0].replace("\n## ", "\n\\## "), text, flags=re.MULTILINE | re.DOTALL)
+    parts = re.split(r"^## +(.+)$", outside, flags=re.MULTILINE)
+    return {slug(head): body for head, body in zip(parts[1::2], parts[2::2], strict=True)}
+
+
 def render(text: str, path: str) -> str:
     """The page with every block run and replaced by what it leaves.
 

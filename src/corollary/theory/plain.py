@@ -166,17 +166,23 @@ def D(f: Callable[..., Any], by: str | int = 0) -> Callable[..., Any]:
 
     >>> D(lambda x: x * x)(3.0)
     6.0
+    >>> D(D(lambda x: x**3))(2.0)
+    12.0
     """
 
     def derivative(*args: Any) -> Any:
         names = list(inspect.signature(f).parameters)
         place = names.index(by) if isinstance(by, str) else by
-        leaf = torch.as_tensor(args[place], dtype=torch.float64).detach().requires_grad_()
+        inner = any(isinstance(a, Tensor) and a.requires_grad for a in args)  # differentiated once more, from outside
+        here = torch.as_tensor(args[place], dtype=torch.float64)
+        leaf = here if here.requires_grad else here.detach().requires_grad_()
         value = f(*args[:place], leaf, *args[place + 1 :])
         if not isinstance(value, Tensor) or not value.requires_grad:
             return torch.zeros_like(leaf) if isinstance(args[place], Tensor) else 0.0
-        found = torch.autograd.grad(value.sum(), leaf)[0]
-        return found if isinstance(args[place], Tensor) else found.item()
+        found = torch.autograd.grad(value.sum(), leaf, create_graph=inner, allow_unused=True)[0]
+        if found is None:
+            return torch.zeros_like(leaf) if isinstance(args[place], Tensor) else 0.0
+        return found if inner or isinstance(args[place], Tensor) else found.item()
 
     return derivative
 

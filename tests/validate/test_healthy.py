@@ -80,6 +80,47 @@ def test_no_setting_of_a_healthy_run_makes_it_red(name: str, folder: Path) -> No
     assert not reds(validate(train(variant(name, VARIANTS[name], folder), Quiet())))
 
 
+OWN = """
+from dataclasses import replace
+
+import torch
+
+from corollary.algorithms.grpo import GRPOConfig, shaped
+from corollary.losses.policy import Reinforce
+from corollary.rollout import rollouts
+from corollary.types import Step
+
+
+class Odd(GRPOConfig):
+    def steps(self, engines):
+        for groups in rollouts(
+            engines.player, engines.prompts, group_size=self.group_size, sampling=self.sampling, first=engines.first
+        ):
+            batch, advantages = shaped(self, groups, None)
+            batch = replace(batch, sampler_logprobs=0 * batch.sampler_logprobs)
+            for _ in range(2):
+                told = engines.trainer.step(batch, Reinforce())
+            engines.sampler.sync(engines.trainer)
+            yield Step({"loss": -1.0, "reward": 100.0, "entropy": told["entropy"]}, groups, advantages + 1)
+"""
+
+
+def test_an_algorithm_of_the_users_own_may_log_and_train_on_what_it_likes(folder: Path) -> None:
+    (folder / "odd.py").write_text(OWN)
+    run = train(variant("odd", f"{{type: '{folder}/odd.py:Odd'}}", folder), Quiet())
+    report = validate(run)
+    assert not reds(report)
+    assert any("the user's own" in f.fault for f in report.findings if f.level == "skipped")
+    assert levels(report)["sampler and trainer are one policy"] == "green"
+
+
+def test_a_gain_is_not_read_off_groups_that_were_chosen_by_their_rewards(folder: Path) -> None:
+    recipe = variant("chosen", "{type: grpo, filter: dynamic, kl: {type: none, measure: 1}}", folder)
+    found = {f.name: f for f in validate(train(recipe, Quiet())).findings}["gain within what its KL allows"]
+    assert found.level == "skipped"
+    assert "selection" in found.fault
+
+
 @pytest.mark.parametrize("more", [("model.dtype=bfloat16",), ("model.lora.rank=2",), ("optimizer.weight_decay=0.1",)])
 def test_neither_rounding_nor_adapters_make_a_healthy_run_red(more: tuple[str, ...], folder: Path) -> None:
     name = more[0].split("=")[0].replace(".", "-").replace("_", "-")

@@ -39,6 +39,8 @@ EXACT = 5e-7  # relative: the same function of the same float32 rewards; small e
 def advantages(records: Records) -> Iterator[Finding]:
     """The algebra of advantages, for algorithms that have them."""
     algorithm = records.recipe.algorithm
+    if records.own:
+        return
     if isinstance(algorithm, GRPOConfig):
         yield from compared(records, algorithm)
         yield reached(records, BASELINE.get(algorithm.advantage.type, OTHER))

@@ -29,7 +29,11 @@ CRITIC = Theorem(
 def first_step(records: Records) -> Iterator[Finding]:
     """The value of the loss where nothing was learnt yet."""
     algorithm, first = records.recipe.algorithm, records.first
-    if not records.entries or not isinstance(algorithm, OnPairs | RewardModelConfig | UnpairedConfig | PPOConfig):
+    if (
+        records.own
+        or not records.entries
+        or not isinstance(algorithm, OnPairs | RewardModelConfig | UnpairedConfig | PPOConfig)
+    ):
         return
     theorem = {RewardModelConfig: RANKING, PPOConfig: CRITIC}.get(type(algorithm), PAIRS)
     name = "first values of the critic" if isinstance(algorithm, PPOConfig) else "first loss"

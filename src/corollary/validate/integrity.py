@@ -113,6 +113,8 @@ def from_answers(records: Records) -> Finding | None:
     algorithm = records.recipe.algorithm
     if not records.groups:
         return None
+    if records.own:
+        return skipped(name, MEANS, records.own)
     if isinstance(algorithm, GRPOConfig) and not isinstance(algorithm.replay, NoReplay):
         return skipped(name, MEANS, "the metrics speak of fresh groups and the records of replayed ones")
     judged = not isinstance(algorithm, DistillConfig)

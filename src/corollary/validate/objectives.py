@@ -37,6 +37,10 @@ def objectives(records: Records) -> Iterator[Finding]:
     if not records.entries:
         yield skipped("losses computed again from the sequences", SUM)
         return
+    if records.own:
+        yield skipped("losses computed again from the sequences", SUM, records.own)
+        yield descent(records)
+        return
     yield from recomputed(records)
     if isinstance(records.recipe.algorithm, OnPolicy):
         yield from on_policy(records)

@@ -12,6 +12,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from corollary.config import load
+from corollary.custom import is_reference
 from corollary.errors import DataError, StorageError
 from corollary.run.files import read_json
 from corollary.run.own_code import files
@@ -148,9 +149,12 @@ class Records:
     sealed: dict[int, str]  # step of a checkpoint → the digest that it keeps
 
     @property
-    def on_rollouts(self) -> bool:
-        """Whether the algorithm samples answers that are judged."""
-        return self.recipe.algorithm.uses_rewards
+    def own(self) -> str:
+        """Why what the algorithm logs and puts into a batch is its own matter: it is the user's; empty: it is ours."""
+        kind = self.recipe.algorithm.type
+        return (
+            f"{kind} is the user's own, so what its metrics and batches mean is not known" if is_reference(kind) else ""
+        )
 
     @property
     def steps(self) -> list[tuple[int, dict[str, float]]]:

@@ -41,7 +41,7 @@ def reference(records: Records) -> Iterator[Finding]:
     audits = [(entry, audit) for entry in records.entries for audit in entry.audits if audit.kl and sum(audit.tokens)]
     if audits:
         yield estimators(records, [audit for _, audit in audits])
-    if isinstance(algorithm, OnPolicy):
+    if isinstance(algorithm, OnPolicy) and not records.own:
         yield gain(records, audits)
         yield drift(records)
 
@@ -80,7 +80,7 @@ def _repeated(records: Records) -> Iterator[tuple[float, int]]:
     """(nats per token by which the reference changed its mind on an answer, step)."""
     seen: dict[tuple[str, float], float] = {}
     for entry in records.entries:
-        for update in entry.of("policy"):
+        for update in [] if records.own else entry.of("policy"):
             if update.ref is None:
                 continue
             for answer, tokens, value in zip(update.answers, update.tokens, update.ref, strict=True):
@@ -95,8 +95,8 @@ def at_start(records: Records) -> Finding | None:
     name = "KL to the reference is 0 before the first update"
     if records.first is None:
         return skipped(name, AT_START, "" if not records.entries else "the ledger does not begin at step 1")
-    gaps = list(_gaps(records.first))
-    if "kl" in records.first.metrics and len(records.first.of("policy")) < 2:
+    gaps = list(_gaps(records.first, ours=not records.own))
+    if not records.own and "kl" in records.first.metrics and len(records.first.of("policy")) < 2:
         gaps.append(abs(records.first.metrics["kl"]))
     if not gaps:
         return skipped(name, AT_START, "step 1 compared no answer with the reference")
@@ -111,11 +111,11 @@ def at_start(records: Records) -> Finding | None:
     )  # fmt: skip
 
 
-def _gaps(entry: Entry) -> Iterator[float]:
+def _gaps(entry: Entry, *, ours: bool) -> Iterator[float]:
     for audit in (a for a in entry.audits if a.ref):
         yield from (abs(p - r) / n for p, r, n in zip(audit.logprob, audit.ref, audit.tokens, strict=True) if n)
     update = next((u for u in entry.of("policy") if u.ref is not None and u.logprob is not None), None)
-    if update is not None:
+    if ours and update is not None:
         columns = zip(update.logprob or [], update.ref or [], update.tokens, strict=True)
         yield from (abs(p - r) / n for p, r, n in columns if n)
 

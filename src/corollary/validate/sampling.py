@@ -93,7 +93,7 @@ def one_policy(records: Records, audits: Sequence[Audit]) -> Finding:
     worst = max(found, key=lambda m: (m.is_temperature, m.mean))
     measured = f"|logπ - logμ| {number(max(m.mean for m in found))} nats per token"
     expected = f"below {limit:g}, rounding in {dtype}"
-    said = drawn_at(records.recipe.algorithm)
+    said = None if records.own else drawn_at(records.recipe.algorithm)
     others = {m.trainer for m in found} - {said}
     if worst.mean <= limit and not worst.is_temperature and not (said and others):
         return Finding(name=name, level="green", theorem=FIRST_RATIO, measured=measured, expected=expected)
@@ -133,9 +133,9 @@ def of_audit(audit: Audit) -> Mismatch:
 
 
 def of_updates(records: Records) -> Iterator[Mismatch]:
-    """The first update of each step, answer by answer, unless it trains on older answers."""
+    """The first update of each step, answer by answer, unless it trains on older answers or on who knows what."""
     algorithm = records.recipe.algorithm
-    if isinstance(algorithm, GRPOConfig) and not isinstance(algorithm.replay, NoReplay):
+    if records.own or (isinstance(algorithm, GRPOConfig) and not isinstance(algorithm.replay, NoReplay)):
         return
     for entry in records.entries:
         if (update := first_update(entry)) is None or update.gap is None or not sum(update.tokens):

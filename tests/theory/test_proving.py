@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -228,3 +230,18 @@ def test_a_labs_numbers_depend_on_seed_and_name_alone() -> None:
     assert (Lab(seed=1).normal("a", 3) == Lab(seed=1, depth=2).normal("a", 3)).all()
     assert (Lab(seed=1).normal("a", 3) != Lab(seed=2).normal("a", 3)).any()
     assert (Lab().normal("a", 3) != Lab().normal("b", 3)).any()
+
+
+def test_a_loss_is_checked_from_within_a_bracket_of_the_users_script(tmp_path: Path) -> None:
+    """The call stands on a line that, read by itself, is no statement."""
+    script = tmp_path / "mine.py"
+    script.write_text(
+        "from corollary.theory.contract import check\n\n\n"
+        "def mine(logprobs, *, scale: float = 1.0):\n"
+        '    """A loss."""\n'
+        "    return -scale * logprobs\n\n\n"
+        "reports = [\n    check(mine, family='likelihood'),\n]\n"
+        "print(len(reports))\n"
+    )
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.returncode) == ("1\n", 0), done.stderr

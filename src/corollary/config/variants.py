@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, get_type_hints
 
-from pydantic import BeforeValidator, Discriminator, GetCoreSchemaHandler, GetJsonSchemaHandler, Tag, create_model
+from pydantic import BeforeValidator, ConfigDict, Discriminator, GetCoreSchemaHandler, GetJsonSchemaHandler, Tag, create_model
 from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, PydanticUndefined, core_schema
 
@@ -35,6 +35,9 @@ def by_name(value: object) -> object:
 
 class Variant(Config):
     """The parameters of one function or class; called with its inputs by name, it calls that."""
+
+    # its fields are described by the function's docstring; reading them from source, pydantic would parse the caller's, from the middle
+    model_config = ConfigDict(use_attribute_docstrings=False)
 
     type: str
     target: ClassVar[Callable[..., Any]]

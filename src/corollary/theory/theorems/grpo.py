@@ -892,6 +892,24 @@ def a_geometric_mean_is_no_importance_weight(lab: Lab, *, geometric: bool = True
 
 
 @theorem(
+    section="grpo.md#sampler-and-trainer", source="derived here",
+    broken={"the trainer forgets the temperature": {"trained_at": 1.0}},
+)  # fmt: skip
+def both_sides_take_the_same_temperature(lab: Lab, *, trained_at: float = 0.9) -> Verdict:
+    """Answers drawn at temperature T give E[r·∇log π_T] = ∇J(π_T) with π_T = softmax(z/T): the trainer divides its logits by T as the sampler does.
+
+    Proof: π_T is a policy with parameters z like any other, so its score function gives its gradient. The score of softmax(z) is another vector,
+        and under π_T its mean is not even 0.
+    Experiment: a token tree, T = 0.9, both expectations by enumeration.
+    """
+    world = lab.tree()
+    theta = lab.policy(world)
+    drawn = world.probabilities(theta / 0.9)
+    score = gradient_of(lambda z: (drawn * world.rewards) @ world.sequence_logprobs(z / trained_at), theta)
+    return equal(score, gradient_of(lambda z: world.expected_reward(z / 0.9), theta))
+
+
+@theorem(
     section=STALE, source="derived here: the bound 2T(T-1)α²·max|A| within a factor of 2",
     broken={"it grows with T": {"order": 1}, "ratios of the prefix as well": {"prefix": True}},
 )  # fmt: skip

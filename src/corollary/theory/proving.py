@@ -221,6 +221,5 @@ def _digits(value: float) -> str:
 
 
 def _wrapped(text: str) -> str:
-    return "\n".join(
-        textwrap.fill(part, 110, initial_indent="  ", subsequent_indent="  ") for part in text.splitlines()
-    )
+    """One paragraph: a docstring's own line breaks say nothing."""
+    return textwrap.fill(" ".join(text.split()), 110, initial_indent="  ", subsequent_indent="  ")

@@ -286,7 +286,10 @@ def certain_labels_stop_ipo_and_not_dpo(lab: Lab, *, p: float = 1.0) -> Verdict:
 
 @theorem(
     "B8.c", section="preference.md#identity-preferences", source=AZAR,
-    broken={"preference over the reference's answers": {"over_ref": True}, "log-odds of preference": {"odds": True}, "KL at half price": {"price": 0.5}},
+    broken={
+        "preference over the reference's answers": {"over_ref": True}, "log-odds of preference": {"odds": True},
+        "KL at half price": {"price": 0.5},
+    },
 )  # fmt: skip
 def ipo_maximises_the_preference_itself(
     lab: Lab, *, over_ref: bool = False, odds: bool = False, price: float = 1.0
@@ -346,8 +349,8 @@ def dpos_margin_is_the_log_odds_over_beta(lab: Lab, *, power: float = -1.0, odds
 def beta_squares_the_kl_away(lab: Lab, *, counted: float = 2.0, constant: float = 0.125) -> Verdict:
     """KL(π*‖ref) ≤ R²/(8β²), with R the range of r: a larger β holds every optimum of DPO nearer to the reference
 
-    Proof: with λ = 1/β, ψ(λ) = log E_ref[e^{λr}] has KL(π*‖ref) = λψ'(λ) - ψ(λ), whose derivative in λ is λψ''(λ), λ times the variance of r
-        under a tilt, at most λR²/4 (Popoviciu). Integrate from 0.
+    Proof: with λ = 1/β, ψ(λ) = log E_ref[e^{λr}] has KL(π*‖ref) = λψ'(λ) - ψ(λ), whose derivative in λ is λψ''(λ), λ times the
+        variance of r under a tilt, at most λR²/4 (Popoviciu). Integrate from 0.
     Experiment: 200 references and rewards over 8 answers, and fair coins, where it is nearly tight, β from 0.01 to 10.
     """
     ref, r = lab.simplex("reference", 200, 8), lab.uniform("rewards", 200, 8)
@@ -559,7 +562,9 @@ def enough_likelihood_holds_the_chosen_answer_up(lab: Lab, *, share: float = 1.0
         up = dpo_nll(*pair, once, once, once[0], beta=beta, preference_weight=0.0, nll="sum").loss
         by_won, by_lost = torch.autograd.grad((down + b * up).sum(), pair[:2])
         g_w, g_l = (scores[:, side].reshape(-1, f) for side in (won, lost))
-        moved.append(((-by_won[:, None] * g_w - by_lost[:, None] * g_l) * g_w).sum(-1) / g_w.square().sum(-1))
+        moved.append(
+            ((-by_won[:, None] * g_w - by_lost[:, None] * g_l) * g_w).sum(-1) / (g_w.norm(dim=-1) * g_l.norm(dim=-1))
+        )
     return at_least(torch.cat(moved), 0.0)
 
 
@@ -672,7 +677,8 @@ def an_implicit_reward_leaves_luck_out(lab: Lab, *, luck: float = 1.0) -> Verdic
 def a_ranking_of_two_is_a_pair(lab: Lab, *, remaining: bool = True) -> Verdict:
     """-log P(y_1 ≻ … ≻ y_K) = Σ_k [log Σ_{j≥k} e^{v_j} - v_k] is DPO for K = 2 and v = β·Δ; its probabilities add up to 1
 
-    Proof: log(e^{v_1} + e^{v_2}) - v_1 = -log σ(v_1 - v_2), and the last choice is certain. The best is one of K, then the next one is one of K-1, …
+    Proof: log(e^{v_1} + e^{v_2}) - v_1 = -log σ(v_1 - v_2), and the last choice is certain. The best is one of K, the next
+        one is one of K-1, …
     Experiment: 200 pairs, `dpo`; rankings of 2 to 5 answers.
     """
     beta = 0.4

@@ -23,14 +23,14 @@ from corollary.validate.integrity import reward_table, skipped
 from corollary.validate.records import Entry, Group, Records, Update
 
 BASELINE = {
-    "group_mean": Theorem(label="B2.b", says="r_i - mean r sums to 0 over a group", page="docs/losses/advantage.md#group_mean"),
-    "leave_one_out": Theorem(label="B2.c", says="n/(n-1)·(r_i - mean r): unbiased, and sums to 0 over a group", page="docs/losses/advantage.md#leave_one_out"),
-    "group_std": Theorem(label="B13.a", says="(r_i - mean r)/(s + ε) sums to 0 over a group", page="docs/losses/advantage.md#group_std"),
-    "leave_one_out_std": Theorem(label="B13.e", says="mean and deviation of the other answers know nothing of this one", page="docs/losses/advantage.md#leave_one_out_std"),
+    "group_mean": Theorem(label="B2.b", says="r_i - mean r sums to 0 over a group", page="docs/theory/estimators.md#group_mean"),
+    "leave_one_out": Theorem(label="B2.c", says="n/(n-1)·(r_i - mean r): unbiased, and sums to 0 over a group", page="docs/theory/estimators.md#leave_one_out"),
+    "group_std": Theorem(label="B13.a", says="(r_i - mean r)/(s + ε) sums to 0 over a group", page="docs/theory/estimators.md#group_std"),
+    "leave_one_out_std": Theorem(label="B13.e", says="mean and deviation of the other answers know nothing of this one", page="docs/theory/estimators.md#leave_one_out_std"),
 }  # fmt: skip
-OTHER = Theorem(label="B2.a", says="an advantage is a function of the step's rewards alone", page="docs/losses/advantage.md")  # fmt: skip
-GAE = Theorem(label="B10", says="(1-λ)·ΣA + λ·A_0 = Σr - V_0, and at λ = 1 the return is the reward", page="docs/losses/advantage.md#gae")  # fmt: skip
-WHITE = Theorem(label="B28", says="whitened advantages have mean 0 and variance 1 over the step's tokens", page="docs/losses/advantage.md#whiten")  # fmt: skip
+OTHER = Theorem(label="B2.a", says="an advantage is a function of the step's rewards alone", page="docs/theory/estimators.md#advantages-at-a-glance")  # fmt: skip
+GAE = Theorem(label="B10", says="(1-λ)·ΣA + λ·A_0 = Σr - V_0, and at λ = 1 the return is the reward", page="docs/theory/estimators.md#gae")  # fmt: skip
+WHITE = Theorem(label="B28", says="whitened advantages have mean 0 and variance 1 over the step's tokens", page="docs/theory/estimators.md#whiten")  # fmt: skip
 
 SAME = 1e-4  # relative: of sums of float32
 EXACT = 5e-7  # relative: the same function of the same float32 rewards; small enough to see the ε of a deviation

@@ -11,7 +11,7 @@ from corollary.validate.findings import Finding, Theorem, close
 from corollary.validate.integrity import skipped
 from corollary.validate.records import Records
 
-INTERVALS = Theorem(label="B20.a", says="Clopper-Pearson, Korn-Graubard, Student and Tango are functions of the sample", page="docs/losses/metric.md#clopper_pearson")  # fmt: skip
+INTERVALS = Theorem(label="B20.c", says="Clopper-Pearson, Korn-Graubard, Student and Tango are functions of the sample", page="docs/theory/estimators.md#clopper_pearson")  # fmt: skip
 NAME = "evaluation.json computed again from its answers"
 
 

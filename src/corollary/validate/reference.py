@@ -16,11 +16,11 @@ from corollary.validate.integrity import skipped
 from corollary.validate.records import Audit, Entry, Records
 from corollary.validate.sampling import deviations, mismatched, rounding
 
-FROZEN = Theorem(label="B6.a", says="a penalty or an implicit reward is against one fixed reference", page="docs/losses/penalty.md#k3")  # fmt: skip
-AT_START = Theorem(label="B21", says="KL(π‖ref) = 0 where π = ref, token by token and in every estimator", page="docs/losses/penalty.md#k1")  # fmt: skip
-ESTIMATORS = Theorem(label="B21", says="on samples of π, k1 and k3 have the mean KL(π‖ref), and k3 is never below 0", page="docs/losses/penalty.md#k3")  # fmt: skip
-BUDGET = Theorem(label="B19.a", says="E_π r - E_ref r ≤ range·min(√(KL/2), √(1 - e^{-KL}))", page="docs/losses/metric.md#reward_gap")  # fmt: skip
-TRUST = Theorem(label="B5.e", says="TV ≤ √(KL/2): beyond 2 nats of a whole answer that says nothing", page="docs/losses/metric.md#total_variation_bound")  # fmt: skip
+FROZEN = Theorem(label="B6.a", says="a penalty or an implicit reward is against one fixed reference", page="docs/theory/losses-policy.md#k3")  # fmt: skip
+AT_START = Theorem(label="B21", says="KL(π‖ref) = 0 where π = ref, token by token and in every estimator", page="docs/theory/losses-policy.md#k1")  # fmt: skip
+ESTIMATORS = Theorem(label="B21", says="on samples of π, k1 and k3 have the mean KL(π‖ref), and k3 is never below 0", page="docs/theory/losses-policy.md#k3")  # fmt: skip
+BUDGET = Theorem(label="B19.c", says="E_π r - E_ref r ≤ range·min(√(KL/2), √(1 - e^{-KL}))", page="docs/theory/estimators.md#reward_gap")  # fmt: skip
+TRUST = Theorem(label="B5.e", says="TV ≤ √(KL/2): beyond 2 nats of a whole answer that says nothing", page="docs/theory/estimators.md#total_variation_bound")  # fmt: skip
 
 FORWARD = {"float64": 1e-7, "float32": 1e-5}
 """relative: what one text's log-probability may differ by from one forward pass to the next, which is the same computation"""

@@ -17,10 +17,10 @@ from corollary.validate.findings import Finding, Theorem, number
 from corollary.validate.integrity import skipped
 from corollary.validate.records import Audit, Entry, Records, Update
 
-FIRST_RATIO = Theorem(label="B4", says="sampler and trainer hold the same weights, so the first ratio of every token is 1", page="docs/losses/policy.md#ppo_clip")  # fmt: skip
-MEAN_RATIO = Theorem(label="B11.a", says="E_μ[π/μ] = 1 wherever μ can say all that π can; so k1 and k3 have one mean", page="docs/losses/penalty.md#k3")  # fmt: skip
-SURPRISE = Theorem(label="B17", says="E[-logπ(y)] is the entropy of π if y is drawn from π", page="docs/losses/metric.md#entropy_exact")  # fmt: skip
-WORTH = Theorem(label="B11.d", says="N weighted samples are worth (Σw)²/Σw² equal ones", page="docs/losses/metric.md#effective_sample_size")  # fmt: skip
+FIRST_RATIO = Theorem(label="B4", says="sampler and trainer hold the same weights, so the first ratio of every token is 1", page="docs/theory/losses-policy.md#ppo_clip")  # fmt: skip
+MEAN_RATIO = Theorem(label="B11.a", says="E_μ[π/μ] = 1 wherever μ can say all that π can; so k1 and k3 have one mean", page="docs/theory/losses-policy.md#k3")  # fmt: skip
+SURPRISE = Theorem(label="B17", says="E[-logπ(y)] is the entropy of π if y is drawn from π", page="docs/theory/estimators.md#entropy_exact")  # fmt: skip
+WORTH = Theorem(label="B11.d", says="N weighted samples are worth (Σw)²/Σw² equal ones", page="docs/theory/estimators.md#effective_sample_size")  # fmt: skip
 
 ERROR = 1e-8  # how often one check may be red in a healthy run; all of them together stay below 1e-6
 ROUNDING = {"float64": 1e-4, "float32": 2e-3}

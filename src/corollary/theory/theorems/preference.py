@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from corollary.losses.preference import cdpo, dpo, dpo_nll, hinge, ipo, robust_dpo
+from corollary.losses.preference_variants import cpo, odds_ratio, simpo
 from corollary.losses.unpaired import bco, kto
 from corollary.ops.kl import kl_exact
 from corollary.theory.lab import Lab
@@ -226,6 +227,104 @@ def kto_pulls_hardest_at_its_baseline(lab: Lab, *, logistic: bool = False, most:
         at_most(pull, weight * beta * most, where="most"),
         at_most(pull[[0, 400, 401, 801]], 1e-5, where="far out"),
     ).drawn(curve)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Without a reference
+
+
+@theorem(
+    section="preference.md#without-a-reference", source="derived here, for the loss of Xu et al. 2024, https://arxiv.org/abs/2401.08417",
+    broken={"the policy it began at counts": {"kept": 1.0}, "β forgotten": {"price": 1.0}},
+)  # fmt: skip
+def without_a_reference_the_optimum_forgets_it(lab: Lab, *, kept: float = 0.0, price: float = 0.5) -> Verdict:
+    """argmin_π E[-log σ(β·(logπ(y_w) - logπ(y_l)))] = e^{r/β}/Σ e^{r/β}: answers as likely as they are good, language or not
+
+    Conditions: as B7.b, with the labels of all pairs.
+    Proof: it is DPO with a reference that gives all answers the same probability, and B7.b.
+    Experiment: all pairs of a tree's answers, `cpo` without its likelihood; Newton's method on one logit for each answer.
+    """
+    beta, world = 0.5, lab.tree()
+    began = world.sequence_logprobs(lab.policy(world))
+    won, lost = _pairs(len(began))
+    chance = (world.rewards[won] - world.rewards[lost]).sigmoid()
+    once = torch.ones_like(chance)
+
+    def terms(chosen: Tensor, rejected: Tensor) -> Tensor:
+        return 2 * chance / len(won) * cpo(chosen, rejected, once, once[0], beta=beta, nll_weight=0.0).loss
+
+    found, _ = _fitted(terms, won, lost, torch.zeros_like(began))
+    return equal(found.softmax(-1), (kept * began + world.rewards / price).softmax(-1), 1e-9)
+
+
+@theorem(
+    section="preference.md#without-a-reference", source="derived here, for the loss of Meng et al. 2024, https://arxiv.org/abs/2405.14734",
+    broken={"the log-odds, as for DPO": {"added": 0.0}, "the log-odds and γ": {"added": 1.0}},
+)  # fmt: skip
+def a_target_margin_exaggerates_preferences(lab: Lab, *, added: float | None = None) -> Verdict:
+    """argmin_u p·ℓ(u - γ) + (1-p)·ℓ(-u - γ) = log x, ℓ = -log σ, is further from 0 than logit p if γ > 0, and 0 at p = ½
+
+    x = (2p - 1 + √((2p-1)² + 4p(1-p)·c²)) / (2(1-p)·c), c = e^{-γ}; u = β times the difference of mean log-probabilities.
+    Proof: at rest p·σ(γ-u) = (1-p)·σ(γ+u), which is (1-p)·c·x² - (2p-1)·x - p·c = 0 for x = e^u. The left side at u = logit p > 0 is the
+        larger, as p/(1-p) = e^u > σ(γ+u)/σ(γ-u).
+    Experiment: 41 p, γ from 0.3 to 3: the derivative of `simpo` at that u, and |u| against |logit p|; the figure: γ = 1.
+    """
+    p, once = torch.linspace(0.02, 0.98, 41, dtype=torch.float64), torch.ones(41, dtype=torch.float64)
+    slopes, beyond = [], []
+    for gamma in (0.3, 1.0, 3.0):
+        u = _simpo_rest(p, gamma) if added is None else torch.logit(p) + added * gamma * (p - 0.5).sign()
+        slopes.append(gradient_of(lambda u, g=gamma: _mixed(
+            lambda won, lost, *_, g=g: simpo(won, lost, once, once, beta=1.0, gamma=g), u, p
+        ).sum(), u))  # fmt: skip
+        beyond.append(u.abs() - torch.logit(p).abs())
+    curve = Curve(
+        x=tuple(p.tolist()), measured=tuple(_simpo_rest(p, 1.0).tolist()), bound=tuple(torch.logit(p).tolist()),
+        across="p", up="margin of SimPO, γ = 1; dashed: log-odds",
+    )  # fmt: skip
+    return every(
+        equal(torch.cat(slopes), 0.0, where="at rest"), at_least(torch.cat(beyond), 0.0, where="beyond the log-odds")
+    ).drawn(curve)
+
+
+@theorem(
+    section="preference.md#without-a-reference", source="derived here",
+    broken={"by sums": {"mean": False}},
+)  # fmt: skip
+def a_likely_token_more_is_a_better_answer(lab: Lab, *, mean: bool = True) -> Verdict:
+    """SimPO(y·a ≻ y) = -log σ(β·(logπ(a|y) - x̄(y))/(t+1)): one token more wins if it is likelier than y's t tokens are on average
+
+    Conditions: γ = 0; x̄ is the mean log-probability of a token.
+    Proof: x̄(y·a) - x̄(y) = (logπ(y) + logπ(a|y))/(t+1) - x̄(y), and logπ(y) = t·x̄(y). By sums the difference is logπ(a|y) ≤ 0: no token wins.
+    Experiment: every prefix of a tree's answers with its next token, `simpo`.
+    """
+    beta, world = 0.7, lab.eos_tree()
+    logs = world.logprobs(lab.policy(world))
+    inside = world.trained[:, 1:]
+    sums, more = logs.cumsum(-1)[:, :-1][inside], logs[:, 1:][inside]
+    t = torch.arange(1, logs.shape[1]).expand_as(inside)[inside]
+    if mean:
+        found = simpo(sums + more, sums, t + 1, t, beta=beta, gamma=0.0).loss
+    else:
+        found = cpo(sums + more, sums, t, t[0], beta=beta, nll_weight=0.0).loss
+    return equal(found, -torch.nn.functional.logsigmoid(beta * (more - sums / t) / (t + 1)))
+
+
+@theorem(
+    section="preference.md#without-a-reference", source="derived here, for the odds of Hong et al. 2024, https://arxiv.org/abs/2403.07691",
+    broken={"the chosen one is the less likely": {"ordered": False}},
+)  # fmt: skip
+def odds_stretch_what_is_likely(lab: Lab, *, ordered: bool = True) -> Verdict:
+    """x̄_w ≥ x̄_l  ⇒  o_w - o_l ≥ x̄_w - x̄_l for the log-odds o = x̄ - log(1 - e^x̄); both differences are one for unlikely answers
+
+    Proof: do/dx̄ = 1/(1 - e^x̄) ≥ 1, and it is 1 + e^x̄ + … for small e^x̄.
+    Experiment: 500 pairs of mean log-probabilities from -6 to 0, `odds_ratio` against `simpo` with β = 1 and γ = 0; and from -46 to -40.
+    """
+    lows, highs = (-6 * lab.uniform("means", 2, 500)).clamp(max=-1e-3).sort(0).values
+    won, lost = (highs, lows) if ordered else (lows, highs)
+    once = torch.ones_like(won)
+    odds, plain = odds_ratio(won, lost, once, once).loss, simpo(won, lost, once, once, beta=1.0, gamma=0.0).loss
+    far = odds_ratio(won - 40, lost - 40, once, once).loss
+    return every(at_most(odds, plain, where="likely"), equal(far, plain, where="unlikely"))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -793,6 +892,15 @@ def _mixed(loss: Callable[..., Terms], margin: Tensor, p: Tensor | float) -> Ten
     """A pair's mean loss over its label, the first preferred with p: `margin` nats between the log-ratios."""
     zero = torch.zeros_like(margin)
     return p * loss(margin, zero, zero, zero).loss + (1 - p) * loss(zero, margin, zero, zero).loss
+
+
+def _simpo_rest(p: Tensor, gamma: float) -> Tensor:
+    """The margin at which SimPO's pull on pairs that the first answer wins with p is 0; β = 1."""
+    c, tilt = math.exp(-gamma), 2 * p - 1
+    root = (tilt**2 + 4 * p * (1 - p) * c**2).sqrt()
+    return (
+        (root + tilt.abs()) / (2 * torch.minimum(p, 1 - p) * c)
+    ).log() * tilt.sign()  # no difference of near numbers
 
 
 def _pair_gradients(

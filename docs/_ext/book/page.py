@@ -37,10 +37,13 @@ EQUAL = 1e-9  # relative: sides of an equation in float64
 DIFFERENT = 1e-6
 _FENCE = re.compile(r"^(?P<ticks>`{3,})(?P<info>[^`\n]*)$")
 _ROLE = re.compile(r"(?<!`` )\{(?P<role>m|value)\}`(?P<text>[^`]+)`")
-_RAW_MATH = re.compile(r"(?<![\\$])\$(?P<inside>[^$\n]+)\$(?!\$)")
+_RAW_MATH = re.compile(r"(?<![\\$])\$(?P<inside>(?:[^$\n]|\n(?!\n))+)\$(?!\$)")
 _CLAIM = re.compile(
-    r"=|<|>|\\(le|ge|leq|geq|neq|ne|approx|propto|equiv|lt|gt|ll|gg|Rightarrow|iff|simeq|sim=)(?![A-Za-z])"
+    r"[=<>≤≥≈≠∝≡∼≪≫→⇒⇔←]|\\(?:[lg]eq?\w*|neq?|lt|gt|ll|gg|approx\w*|propto|equiv|sim\w+|cong|doteq|prec\w*|succ\w*|iff|gets|text"
+    r"|\w*[Rr]ightarrow|\w*[Ll]eftarrow|\w*leftrightarrow)(?![A-Za-z])"
 )
+_OTHER_BLOCK = re.compile(r"^[ \t]*(?:~~~|:::|`{3,}\{(?!toctree\})|[ \t]+`{3,})", re.MULTILINE)
+_OTHER_ROLE = re.compile(r"(?<!`` )\{(?!m\}|value\})\w+\}`(?!`)")
 
 
 class PageError(Exception):
@@ -72,6 +75,8 @@ def blocks(text: str) -> Iterator[Block]:
         if end is None:
             raise PageError(f"{i + 1}: the fenced block is never closed")
         name = re.fullmatch(r"\{(\w+)\}\s*(.*)", found["info"].strip())
+        if name and name[1] not in (*KINDS, "toctree"):
+            raise PageError(f"{i + 1}: no page has a block {{{name[1]}}}; it has {', '.join(KINDS)}")
         kind, argument = (name[1], name[2]) if name and name[1] in KINDS else ("fence", "")
         yield Block(kind, "".join(lines[i + 1 : end]), i + 2, argument, "".join(lines[i : end + 1]))
         start = i = end + 1
@@ -270,11 +275,19 @@ class Runner:
 
     def value(self, block: Block) -> str:
         """The number, formatted as in an f-string."""
+        if block.text.lstrip().startswith(("'", '"')):
+            raise PageError(f"{self.path}:{block.line}: {{value}} is for numbers")
         code = compile("f" + repr("{" + block.text + "}"), f"{self.path}", "eval")
         return str(eval(code, self.namespace))  # noqa: S307 - a page of the book is our own code
 
     def _checked(self, block: Block) -> str:
         """Prose may name things in raw LaTeX, and claim nothing in it: a claim is a formula, and formulas are run."""
+        for pattern, what in ((_OTHER_BLOCK, "block"), (_OTHER_ROLE, "role")):
+            if other := pattern.search(block.text):
+                line = block.line + block.text[: other.start()].count("\n")
+                raise PageError(
+                    f"{self.path}:{line}: no page has a {what} {other[0].strip()!r}, in which nothing would be run"
+                )
         bare = re.sub(r"`[^`]*`", "", block.text)
         if "$$" in bare or r"\[" in bare:
             raise PageError(

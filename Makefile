@@ -16,8 +16,8 @@ test: $(VENV)/.tests ## the whole CPU suite
 	$(BIN)/python -m pytest -n auto $(ARGS)
 
 check: $(VENV)/.tests ## formatting, lint, types, tests, doctests
-	$(BIN)/ruff format --check src tests benchmarks scripts docs
-	$(BIN)/ruff check src tests benchmarks scripts docs
+	$(BIN)/ruff format --check src tests benchmarks scripts docs/_ext docs/conf.py
+	$(BIN)/ruff check src tests benchmarks scripts docs/_ext docs/conf.py
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 	$(MAKE) test
 

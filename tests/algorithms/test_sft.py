@@ -66,9 +66,9 @@ def gradient(batch: TokenBatch, loss: Callable[..., object] = nll, **settings: o
     learner = trainer(**settings)
     model, kept, update = learner.scorer.model, [], learner._update
 
-    def keep() -> dict[str, float]:
+    def keep(predict: bool) -> dict[str, float]:
         kept.append(torch.cat([p.grad.flatten() for p in model.parameters()]).clone())
-        return update()
+        return update(predict)
 
     learner._update = keep
     learner.step(batch, loss)

@@ -63,9 +63,9 @@ def gradient(batch: PolicyBatch, **settings: object) -> tuple[float, torch.Tenso
     kept: list[torch.Tensor] = []
     update = trainer._update
 
-    def keep() -> dict[str, float]:
+    def keep(predict: bool) -> dict[str, float]:
         kept.append(torch.cat([p.grad.flatten() for p in model.parameters()]).clone())
-        return update()
+        return update(predict)
 
     trainer._update = keep
     objective = PolicyObjective(surrogate=PPOClip(clip_high=0.28), kl=KLInLoss(coef=0.1))

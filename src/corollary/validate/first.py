@@ -22,7 +22,9 @@ from corollary.validate.records import Entry, Records
 PAIRS = Theorem(label="B7.a", says="the implicit reward β·log(π/ref) is 0 where π = ref: DPO log 2, IPO 1/(4τ²), KTO λ/2", page="docs/theory/preference.md#from-a-reward-to-pairs")  # fmt: skip
 RANKING = Theorem(label="B7.a", says="two answers of equal reward are each the better with probability ½: log 2", page="docs/theory/losses-preference.md#bradley_terry")  # fmt: skip
 CRITIC = Theorem(
-    label="B10", says="a head of zeros foresees 0, which explains no variance", page="docs/theory/losses-policy.md#squared"
+    label="B10",
+    says="a head of zeros foresees 0, which explains no variance",
+    page="docs/theory/losses-policy.md#squared",
 )
 
 

@@ -27,7 +27,11 @@ from corollary.validate.records import Entry, Records, Update
 SUM = Theorem(label="B14", says="a step's loss is one weighted sum of terms, however it was split", page="docs/theory/estimators.md#averaging")  # fmt: skip
 ON_POLICY = Theorem(label="B4", says="where the ratio is 1 the surrogate is -A, and its ratio, KL and clipping are 1, 0 and 0", page="docs/theory/losses-policy.md#ppo_clip")  # fmt: skip
 TAYLOR = Theorem(label="Taylor", says="L(θ + Δ) - L(θ) = ∇L·Δ + O(|Δ|²), and AdamW's first step goes down: ∇L·Δ ≤ 0", page="docs/guides/validate.md#the-checks")  # fmt: skip
-RANGE = Theorem(label="bounds", says="the formula's terms have these bounds at any input", page="docs/theory/losses.md#how-to-read-a-section")
+RANGE = Theorem(
+    label="bounds",
+    says="the formula's terms have these bounds at any input",
+    page="docs/theory/losses.md#how-to-read-a-section",
+)
 
 SAME = 1e-4  # relative, of sums of float32
 

@@ -303,6 +303,10 @@ def prove(
     json_: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
 ) -> None:
     """Measure the theorems, and their broken twins, in exact worlds; exit status 1 if one does not hold or a twin does."""
+    if json_ and (explain or list_):
+        raise typer.BadParameter("--json goes with the table, not with --explain or --list")
+    if explain and seeds > 1:
+        raise typer.BadParameter("--explain shows one lab: give it by --seed")
     from corollary.theory import proving
 
     asked = names or []

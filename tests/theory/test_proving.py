@@ -122,6 +122,11 @@ def test_explain_prints_statement_proof_experiment_twins_and_section() -> None:
         assert part in text
 
 
+@pytest.mark.parametrize("options", [["--explain", "--json"], ["--list", "--json"], ["--explain", "--seeds", "2"]])
+def test_options_that_would_change_nothing_are_refused(options: list[str]) -> None:
+    assert ran("B2.a", *options)[0] == 2
+
+
 def test_explain_draws_the_figure_of_a_theorem_that_has_one() -> None:
     found = next(t for t in theorems() if prove_one(t, Lab()).verdict.curve)
     _, text = ran(found.name, "--explain")
@@ -148,6 +153,7 @@ def test_theorems_are_chosen_by_label_number_name_or_page() -> None:
         (["{own}:two_arms"], [], "is no theorem"),
         (["{own}:absent"], [], "absent"),
         (["nowhere.py:x"], [], "nowhere.py"),
+        (["mine.py"], [], "write mine.py:NAME"),
     ],
 )
 def test_a_wrong_request_is_refused_in_one_line(names: list[str], world: list[str], said: str, own: Path) -> None:

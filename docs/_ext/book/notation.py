@@ -12,6 +12,8 @@ import ast
 import re
 from collections.abc import Callable, Mapping
 
+from math_core import LatexToMathML
+
 GREEK = {
     name: f"\\{name}" for name in ["alpha", "beta", "gamma", "delta", "zeta", "eta", "theta", "kappa", "mu", "nu", "xi", "pi", "rho", "sigma", "tau", "phi", "psi", "chi", "omega", "Gamma", "Delta", "Theta", "Lambda", "Pi", "Sigma", "Phi", "Psi", "Omega"]
 } | {"eps": r"\varepsilon", "epsilon": r"\varepsilon", "lam": r"\lambda", "ell": r"\ell", "inf": r"\infty"}  # fmt: skip
@@ -22,6 +24,7 @@ CONDITIONED = ("pi", "mu", "ref", "log_pi", "P")  # f(a, s) is set as f(a | s)
 RELATIONS: dict[type[ast.cmpop], str] = {
     ast.Eq: "=", ast.NotEq: r"\neq", ast.Lt: "<", ast.LtE: r"\le", ast.Gt: ">", ast.GtE: r"\ge", ast.In: r"\in", ast.NotIn: r"\notin",
 }  # fmt: skip
+_TO_MATHML = LatexToMathML(pretty_print="never", fancy_error=False)
 OR, AND, COMPARE, SUM, PRODUCT, UNARY, POWER, ATOM = range(8)
 BIG = {"sum": r"\sum", "prod": r"\prod", "max": r"\max", "min": r"\min", "mean": r"\operatorname{mean}"}
 
@@ -54,6 +57,15 @@ def statement_latex(
             return setter.set(value) + setter.remark(statement)
         case _:
             raise ValueError(f"a formula is a definition, an equation or an inequality, not {type(statement).__name__}")
+
+
+def mathml(text: str, *, display: bool) -> str:
+    """LaTeX as MathML, inline or displayed.
+
+    Raises:
+        LatexError: it is no LaTeX that MathML has.
+    """
+    return _TO_MATHML.convert_with_local_state(text, displaystyle=display)
 
 
 class _Setter:

@@ -24,9 +24,9 @@ from types import CodeType
 from typing import Any
 
 import torch
-from math_core import LatexError, LatexToMathML
+from math_core import LatexError
 
-from book.notation import latex, statement_latex
+from book.notation import latex, mathml, statement_latex
 from corollary.theory import plain
 from corollary.theory.lab import Lab
 from corollary.theory.theorem import prove_one
@@ -146,17 +146,12 @@ class Runner:
         for statement in ast.parse(block.text).body:
             rows.append(statement_latex(statement, self.symbols, comments))
             self.hold(statement, block)
-        for row in rows:
-            self._settable(row, block)
         body = rows[0] if len(rows) == 1 else r"\begin{gathered}" + r" \\ ".join(rows) + r"\end{gathered}"
-        return f"\n```{{math}}\n{body}\n```\n"
-
-    def _settable(self, text: str, block: Block) -> None:
-        """What is no MathML is told with its line, before a page is built."""
         try:
-            LatexToMathML(fancy_error=False).convert_with_local_state(text, displaystyle=True)
-        except LatexError as fault:
-            raise PageError(f"{self.path}:{block.line}: {fault}: cannot be set: {text}") from fault
+            mathml(body, display=True)
+        except LatexError as fault:  # told with its line, before a site is built
+            raise PageError(f"{self.path}:{block.line}: {fault}: cannot be set: {body}") from fault
+        return f"\n```{{math}}\n{body}\n```\n"
 
     def hold(self, statement: ast.stmt, block: Block) -> None:
         """Run a definition; a claim must be true."""
@@ -260,18 +255,12 @@ class Runner:
         if not isinstance(statement, ast.Expr):
             raise PageError(f"{self.path}:{block.line}: an inline formula is an expression or a comparison")
         text = latex(block.text.strip(), self.symbols)
-        if isinstance(statement.value, ast.Compare | ast.Call) and not isinstance(statement.value, ast.Constant):
-            self._hold_inline(statement, block)
-        return f"${text}$"
-
-    def _hold_inline(self, statement: ast.Expr, block: Block) -> None:
-        claim = isinstance(statement.value, ast.Compare) or (
-            isinstance(statement.value, ast.Call) and ast.unparse(statement.value.func) in ("all", "any", "approx")
-        )
-        if claim:
+        call = ast.unparse(statement.value.func) if isinstance(statement.value, ast.Call) else ""
+        if isinstance(statement.value, ast.Compare) or call in ("all", "any", "approx"):
             self.hold(statement, block)
         else:
             self._evaluated(statement.value, block)
+        return f"${text}$"
 
     def value(self, block: Block) -> str:
         """The number, formatted as in an f-string."""

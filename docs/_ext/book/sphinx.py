@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import html
 from pathlib import Path
 from typing import Any
 
 from docutils import nodes
 from docutils.parsers.rst import Directive
-from math_core import LatexToMathML
 from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 
+from book.notation import mathml
 from book.page import PageError, pages, render
-
-_MATHML = LatexToMathML(pretty_print="never", fancy_error=False)
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
@@ -48,17 +45,10 @@ def _run(app: Sphinx, name: str, source: list[str]) -> None:
 
 
 def _inline(translator: Any, node: nodes.Element) -> None:
-    translator.body.append(_mathml(node.astext(), display=False))
+    translator.body.append(mathml(node.astext(), display=False))
     raise nodes.SkipNode
 
 
 def _displayed(translator: Any, node: nodes.Element) -> None:
-    translator.body.append(f'<div class="math">{_mathml(node.astext(), display=True)}</div>\n')
+    translator.body.append(f'<div class="math">{mathml(node.astext(), display=True)}</div>\n')
     raise nodes.SkipNode
-
-
-def _mathml(text: str, *, display: bool) -> str:
-    try:
-        return _MATHML.convert_with_local_state(text, displaystyle=display)
-    except Exception as fault:
-        raise ExtensionError(f"{html.unescape(str(fault))} in the formula {text}") from fault

@@ -136,9 +136,7 @@ class WitnessedTrainer:
 
     def _loss(self, batch: TokenBatch, loss: Formula) -> float | None:
         """The loss of the same batch after the step; None where it has none. Nothing that only records may end a run."""
-        with suppress(
-            Exception
-        ):  # a user's loss that the new weights break: the next step says so, with this one saved
+        with suppress(Exception):  # a user's loss that the new weights break: the next step says so, this one saved
             found = self.inner.loss(batch, loss)
             return _number(found) if math.isfinite(found) else None
         return None

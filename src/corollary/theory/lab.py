@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -42,20 +42,15 @@ class Lab:
     own: Callable[[Lab], World] | None = None  # stands for the tree
 
     def __post_init__(self) -> None:
+        sizes = asdict(self)
         for name, (low, high) in LIMITS.items():
-            if not low <= (value := self._size(name)) <= high:
+            if not low <= (value := sizes[name]) <= high:
                 raise ConfigError(f"{name} of a world lies between {low:g} and {high:g}, got {value:g}")
         if self.vocabulary**self.depth > ANSWERS:
             raise ConfigError(
                 f"a tree of {self.vocabulary} tokens and depth {self.depth} has {self.vocabulary**self.depth} answers",
                 hint=f"at most {ANSWERS}: take a smaller vocabulary or depth",
             )
-
-    def _size(self, name: str) -> float:
-        return {
-            "vocabulary": self.vocabulary, "depth": self.depth, "arms": self.arms,
-            "states": self.states, "actions": self.actions, "discount": self.discount,
-        }[name]  # fmt: skip
 
     def tree(self, name: str = "tree") -> World:
         """Answers of equal length with normal rewards; the user's own world where there is one."""
@@ -92,10 +87,6 @@ class Lab:
         """Distributions over the last dimension, uniform on the simplex."""
         drawn = -self.uniform(name, *shape).clamp(min=1e-300).log()
         return drawn / drawn.sum(-1, keepdim=True)
-
-    def again(self, n: int) -> Lab:
-        """The same sizes with the n-th other seed."""
-        return replace(self, seed=self.seed + n)
 
     def _number(self, name: str) -> int:
         return int.from_bytes(hashlib.sha256(f"{self.seed}/{name}".encode()).digest()[:7])

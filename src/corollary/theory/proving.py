@@ -78,6 +78,8 @@ def chosen(names: Sequence[str]) -> list[Theorem]:
         return select([])
     found: list[Theorem] = []
     for name in names:
+        if name.endswith(".py"):
+            raise ConfigError(f"{name} may hold several theorems", hint=f"write {name}:NAME")
         found += [_own(name)] if is_reference(name) else select([name])
     return list({id(t): t for t in found}.values())
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,18 +115,13 @@ def theorem(
     return made
 
 
-def prove(theorems: Sequence[Theorem], lab: Lab | None = None) -> list[Proof]:
-    """Every theorem and its twins in one lab.
+def prove_one(found: Theorem, lab: Lab) -> Proof:
+    """One theorem and its twins in one lab.
 
     >>> from corollary.theory.theorems import theorems
-    >>> prove(theorems()[:1])[0].sound
+    >>> prove_one(theorems()[0], Lab()).sound
     True
     """
-    return [prove_one(t, lab or Lab()) for t in theorems]
-
-
-def prove_one(found: Theorem, lab: Lab) -> Proof:
-    """One theorem and its twins."""
     verdict = found(lab)
     twins = tuple((phrase, found(lab, **changes)) for phrase, changes in found.broken.items())
     return Proof(theorem=found, verdict=verdict, twins=twins, seed=lab.seed)

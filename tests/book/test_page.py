@@ -100,7 +100,7 @@ def test_a_formula_that_is_true_to_rounding_is_set(true: str) -> None:
         ("```{plot} Nothing\npass\n```\n", "the plot is empty"),
         ("```{theorem} B99\n```\n", "no theorem"),
         ("```{formula}\nimport os\n```\n", "a formula is a definition"),
-        ("```{python}\nx = 1\n", "never closed"),
+        ("```{python}\nx = 1\n", r"page\.md:1: the fenced block is never closed"),
     ],
 )
 def test_what_a_page_may_not_say_is_named_with_its_line(text: str, why: str) -> None:

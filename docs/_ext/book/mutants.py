@@ -108,7 +108,7 @@ def survivors(
         seed: of the draw.
         only: a part of the formula's text.
     """
-    pieces = list(blocks(path.read_text()))
+    pieces = list(blocks(path.read_text(), str(path)))
     planted = [
         (i, m) for i, b in enumerate(pieces) if b.kind in ("formula", "m") and only in b.text for m in mutants(b)
     ]

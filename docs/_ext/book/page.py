@@ -17,7 +17,7 @@ import html
 import io
 import re
 import tokenize
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import CodeType
@@ -61,8 +61,13 @@ class Block:
     source: str = ""  # as it stands in the page
 
 
-def blocks(text: str) -> Iterator[Block]:
-    """The page in pieces: fenced blocks, inline roles, and the prose between."""
+def blocks(text: str, path: str = "page.md") -> Iterator[Block]:
+    """The page in pieces: fenced blocks, inline roles, and the prose between.
+
+    Args:
+        text: of the page.
+        path: what an error calls it.
+    """
     lines = text.splitlines(keepends=True)
     start = i = 0
     while i < len(lines):
@@ -73,10 +78,10 @@ def blocks(text: str) -> Iterator[Block]:
         yield from _prose("".join(lines[start:i]), start + 1)
         end = next((j for j in range(i + 1, len(lines)) if lines[j].rstrip() == found["ticks"]), None)
         if end is None:
-            raise PageError(f"{i + 1}: the fenced block is never closed")
+            raise PageError(f"{path}:{i + 1}: the fenced block is never closed")
         name = re.fullmatch(r"\{(\w+)\}\s*(.*)", found["info"].strip())
         if name and name[1] not in (*KINDS, "toctree"):
-            raise PageError(f"{i + 1}: no page has a block {{{name[1]}}}; it has {', '.join(KINDS)}")
+            raise PageError(f"{path}:{i + 1}: no page has a block {{{name[1]}}}; it has {', '.join(KINDS)}")
         kind, argument = (name[1], name[2]) if name and name[1] in KINDS else ("fence", "")
         yield Block(kind, "".join(lines[i + 1 : end]), i + 2, argument, "".join(lines[i : end + 1]))
         start = i = end + 1
@@ -176,8 +181,7 @@ class Runner:
 
         def examine(sides: list[Any]) -> bool:
             assert isinstance(claim, ast.Compare)
-            for op, left, right in zip(claim.ops, sides, sides[1:], strict=False):
-                _compare(op, left, right, f"{self.path}:{line}", ast.unparse(call))
+            _chained(claim.ops, sides, f"{self.path}:{line}", ast.unparse(call))
             held.append(True)
             return True
 
@@ -195,8 +199,7 @@ class Runner:
 
     def _chain(self, chain: ast.Compare, block: Block, line: int) -> None:
         sides = [self._evaluated(side, block) for side in (chain.left, *chain.comparators)]
-        for op, left, right in zip(chain.ops, sides, sides[1:], strict=False):
-            _compare(op, left, right, f"{self.path}:{line}", ast.unparse(chain))
+        _chained(chain.ops, sides, f"{self.path}:{line}", ast.unparse(chain))
 
     def python(self, block: Block, *, plot: bool = False) -> str:
         """Run; what it printed below it."""
@@ -333,13 +336,13 @@ def render(text: str, path: str) -> str:
         PageError: a block does not run, or is not true.
     """
     runner = Runner(path)
-    return "".join(runner.run(block) for block in blocks(text))
+    return "".join(runner.run(block) for block in blocks(text, path))
 
 
 def run(path: Path, *, figures: bool = True) -> Runner:
     """Run a page; its namespace stays in what is returned."""
     runner = Runner(str(path), figures=figures)
-    for block in blocks(path.read_text()):
+    for block in blocks(path.read_text(), str(path)):
         runner.run(block)
     return runner
 
@@ -355,6 +358,12 @@ def _comments(text: str) -> Mapping[int, str]:
 
 def _true(value: Any) -> bool:
     return bool(value.all()) if isinstance(value, torch.Tensor) else bool(value)
+
+
+def _chained(ops: Sequence[ast.cmpop], sides: Sequence[Any], place: str, claim: str) -> None:
+    """Hold each relation of a chain."""
+    for op, left, right in zip(ops, sides, sides[1:], strict=False):
+        _compare(op, left, right, place, claim)
 
 
 def _compare(op: ast.cmpop, left: Any, right: Any, place: str, claim: str) -> None:
